@@ -1,0 +1,187 @@
+"""The functions that users call: quantize, plan, load, save, register."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from torch import nn
+
+from woqfx import engine, saving
+from woqfx.checkpoint import Checkpoint
+from woqfx.layers import install
+from woqfx.loading import assemble_quantized, open_checkpoint
+from woqfx.planning import Plan, Request, make_plan
+from woqfx.plugins import registry
+from woqfx.progress import Progress, showing
+from woqfx.provenance import Provenance
+from woqfx.qtensor import QTensor
+from woqfx.scheme import RuleLike
+from woqfx.source import ModuleSource, Source, open_source
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@overload
+def quantize(model: Model, **request: Any) -> Model: ...
+@overload
+def quantize(model: str | Path, **request: Any) -> nn.Module: ...
+def quantize(
+    model: nn.Module | str | Path,
+    *,
+    algorithm: str = "rtn",
+    dtype: str = "int4_clip",
+    group_size: int = 32,
+    symmetric: bool = True,
+    scale_dtype: str = "fp16",
+    double_quant: bool = False,
+    compute_dtype: str = "fp32",
+    backend: str = "torch_cpu",
+    rules: Iterable[RuleLike] = (),
+    options: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = "auto",
+) -> nn.Module:
+    """Quantize a model's weights, and return the model ready to run.
+
+    `model` is a live module (the same object comes back, its weights replaced), a folder, a `.gguf` file, or
+    a name on the Hugging Face Hub. With `out`, a checkpoint is written there as well; from a folder it is
+    streamed, one tensor at a time, and a killed run goes on when it is called again.
+
+    Linear layers and stacks of experts are quantized; embeddings and the output head are kept, and so is
+    whatever `rules` say: `"*.down_proj=int8"`, `("model.layers.0.*", "keep")`, the last match wins.
+    `options` are the algorithm's own. `progress` is "auto" (a bar on a terminal), "bar", "json" or "none".
+
+    Raises `PlanError` with every problem at once, before any work is done; `SourceError`, `WeightError` and
+    `OutputError` for what only shows on the way.
+    """
+    source = open_source(model)
+    plan = make_plan(
+        source,
+        Request.read(
+            algorithm=algorithm,
+            backend=backend,
+            rules=rules,
+            options=options,
+            dtype=dtype,
+            group_size=group_size,
+            symmetric=symmetric,
+            scale_dtype=scale_dtype,
+            double_quant=double_quant,
+            compute_dtype=compute_dtype,
+        ),
+    )
+    plan.check()
+    if isinstance(source, ModuleSource):
+        return _quantize_module(source, plan, out, overwrite=overwrite, progress=progress)
+    if out is None:
+        return _quantize_into_memory(source, plan, progress)
+    quantize_to(source, plan, out, overwrite=overwrite, progress=progress)
+    return load(out, backend=backend)
+
+
+def quantize_to(
+    source: Source, plan: Plan, out: str | Path, *, overwrite: bool = False, progress: Progress = "auto"
+) -> None:
+    """Write the checkpoint of a checked plan, without loading it."""
+    with showing(progress):
+        for _ in engine.write_checkpoint(source, plan, Path(out), overwrite=overwrite):
+            pass
+
+
+def _quantize_module(
+    source: ModuleSource, plan: Plan, out: str | Path | None, *, overwrite: bool, progress: Progress
+) -> nn.Module:
+    """All weights are quantized before the first is replaced: an error leaves the module as it was."""
+    steps = (
+        engine.quantize_in_memory(source, plan)
+        if out is None
+        else engine.write_checkpoint(source, plan, Path(out), overwrite=overwrite)
+    )
+    with showing(progress):
+        done = {step.name: step for step in steps if isinstance(step.result, QTensor)}
+    model = source.skeleton
+    record = _provenance(source, plan, {name: step.error for name, step in done.items()})
+    backend = registry().backend(plan.request.backend)
+    for name, step in done.items():
+        assert isinstance(step.result, QTensor)
+        install(model, name, backend.pack(step.result, plan.quantized[name].float_dtype))
+    record.attach(model)
+    return model
+
+
+def _quantize_into_memory(source: Source, plan: Plan, progress: Progress) -> nn.Module:
+    with showing(progress):
+        done = list(engine.quantize_in_memory(source, plan))
+    model = assemble_quantized(source, plan, done)
+    _provenance(source, plan, {step.name: step.error for step in done}).attach(model)
+    return model
+
+
+def _provenance(source: Source, plan: Plan, errors: Mapping[str, float | None]) -> Provenance:
+    chosen = {name: error for name, error in errors.items() if name in plan.quantized}
+    return Provenance(plan.request.to_json(), chosen, source.config(), dict(source.aliases), source.sidecars)
+
+
+def plan(
+    model: nn.Module | str | Path,
+    *,
+    algorithm: str = "rtn",
+    dtype: str = "int4_clip",
+    group_size: int = 32,
+    symmetric: bool = True,
+    scale_dtype: str = "fp16",
+    double_quant: bool = False,
+    compute_dtype: str = "fp32",
+    backend: str = "torch_cpu",
+    rules: Iterable[RuleLike] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Plan:
+    """What `quantize` would do with the same arguments: each weight's scheme, size and kernel, and every problem.
+
+    Reads headers only, whatever the model's size.
+    """
+    request = Request.read(
+        algorithm=algorithm,
+        backend=backend,
+        rules=rules,
+        options=options,
+        dtype=dtype,
+        group_size=group_size,
+        symmetric=symmetric,
+        scale_dtype=scale_dtype,
+        double_quant=double_quant,
+        compute_dtype=compute_dtype,
+    )
+    return make_plan(open_source(model), request)
+
+
+def load(path: str | Path, *, backend: str = "torch_cpu", model: nn.Module | None = None) -> nn.Module:
+    """Load a checkpoint, ready to run: `model.generate(...)` for a language model.
+
+    `model` is the module tree for a checkpoint that was made from a module transformers does not know; its
+    weights are replaced, and it is returned. Raises `CheckpointError`, or `UnfinishedError` for a run that
+    was stopped, and `PlanError` if the backend cannot run the checkpoint.
+    """
+    stored = open_checkpoint(Path(path))
+    loaded = registry().backend(backend).model(stored, model)
+    if isinstance(stored, Checkpoint):
+        stored.provenance().attach(loaded)
+    return loaded
+
+
+def save(model: nn.Module, out: str | Path, *, overwrite: bool = False) -> None:
+    """Write a quantized model as a checkpoint: the same bytes as those it was loaded from."""
+    saving.save(model, Path(out), overwrite=overwrite)
+
+
+def register(plugin: Any, name: str) -> None:
+    """Add a plugin of this process, without a package: an object or module with `@woqfx.hookimpl` functions."""
+    registry().register(plugin, name)
+
+
+def unregister(name: str) -> None:
+    """Take out a plugin that `register` added."""
+    registry().unregister(name)

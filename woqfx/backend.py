@@ -1,0 +1,145 @@
+"""Backends: what runs a quantized model on this machine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from woqfx.cpu import CPU
+from woqfx.dtype import DType
+from woqfx.qtensor import QTensor
+from woqfx.scheme import Scheme
+
+if TYPE_CHECKING:
+    from woqfx.format import StoredModel
+
+
+@dataclass(frozen=True)
+class Support:
+    """A backend's answer for one layer: which kernel would run it and why, or why none can.
+
+    `remedy` says what would work, when `ok` is false.
+    """
+
+    ok: bool
+    kernel: str = ""
+    reason: str = ""
+    remedy: str = ""
+
+
+class PackedWeight(nn.Module, ABC):
+    """A quantized weight as a backend holds it, standing where the module tree had a parameter.
+
+    Linear layers, embeddings, tied heads and stacks of experts all hold one of these, so a backend
+    that can pack a `QTensor` and multiply by it runs every kind of layer. What it registers as
+    buffers is its own affair; checkpoints are written from `qtensor()`.
+    """
+
+    def __init__(self, q: QTensor, float_dtype: torch.dtype, kernel: str) -> None:
+        super().__init__()
+        self.grid, self.scheme, self.shape = q.dtype, q.scheme, torch.Size(q.shape)
+        #: The type that the weight had: model code asks a parameter for it.
+        self.dtype = float_dtype
+        #: What multiplies by this weight, for `woqfx inspect`.
+        self.kernel = kernel
+
+    @property
+    def device(self) -> torch.device:
+        """Always the CPU."""
+        return torch.device("cpu")
+
+    @abstractmethod
+    def qtensor(self) -> QTensor:
+        """The weight in plain codes again, equal in every bit to what was packed."""
+
+    @abstractmethod
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`x @ W.T + bias` for x [..., K], as the scheme's compute dtype defines it; [..., N] in x's type."""
+
+    @abstractmethod
+    def expert(self, index: int) -> PackedWeight:
+        """One weight [N, K] of a stack [E, N, K], sharing its memory."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> Tensor:
+        """Rows `index` [...] of a weight [N, K] as `float_dtype` [..., K]: an embedding's look-up."""
+
+    def dequantize(self) -> Tensor:
+        """The whole weight in the type it had."""
+        return self.qtensor().dequantize().to(self.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedWeight:  # noqa: ARG002
+        """`model.to(...)`, `.float()` and the like: codes and scales keep their types; model code sees the new one."""
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        for name, buffer in self._buffers.items():
+            if buffer is not None and (moved := fn(buffer)).dtype == buffer.dtype:
+                self._buffers[name] = moved
+        return self
+
+    def __getitem__(self, index: int | Tensor) -> PackedWeight:
+        return self.expert(int(index))
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        """Stand in for the parameter in the calls that model code makes with it."""
+        if func not in _STAND_INS:
+            raise TypeError(f"{func.__name__} on a quantized weight: call .dequantize() on the weight first")
+        return _STAND_INS[func](*args, **(kwargs or {}))
+
+    def extra_repr(self) -> str:
+        """For `print(model)`."""
+        scheme = self.scheme
+        size = "per channel" if scheme.group_size == -1 else f"group {scheme.group_size}"
+        return f"{list(self.shape)}, {scheme.dtype}, {size}, compute {scheme.compute_dtype}, {self.kernel}"
+
+
+def _linear(input: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+    return weight.linear(input, bias)
+
+
+def _addmm(bias: Tensor, input: Tensor, weight: PackedWeight) -> Tensor:  # noqa: A002
+    # transformers' Conv1D, which stores its weight as [K, N]; packed weights are [N, K] throughout.
+    return weight.linear(input, bias)
+
+
+def _embedding(input: Tensor, weight: PackedWeight, *_: Any, **__: Any) -> Tensor:  # noqa: A002
+    return weight.rows(input)
+
+
+_STAND_INS: dict[Any, Any] = {
+    nn.functional.linear: _linear,
+    nn.functional.embedding: _embedding,
+    torch.addmm: _addmm,
+}
+
+
+class Backend(ABC):
+    """Runs quantized weights. It knows this machine, and nothing of algorithms or files."""
+
+    #: The name that the command line uses.
+    name: ClassVar[str]
+
+    @abstractmethod
+    def supports(self, scheme: Scheme, dtype: DType, shape: tuple[int, ...], cpu: CPU) -> Support:
+        """Whether and how this backend runs a weight [..., N, K]. The plan asks it for every layer."""
+
+    @abstractmethod
+    def pack(self, q: QTensor, float_dtype: torch.dtype) -> PackedWeight:
+        """Prepare a weight for this machine, in memory. `float_dtype` is the type that the weight had."""
+
+    def model(self, stored: StoredModel, skeleton: nn.Module | None = None) -> nn.Module:
+        """A running model from a checkpoint. The default packs each weight into the module tree.
+
+        `skeleton` is the module tree, on the meta device, for a model that transformers does not know.
+        """
+        from woqfx.loading import assemble
+
+        return assemble(stored, self, skeleton)
+
+    def __repr__(self) -> str:
+        return f"<backend {self.name}>"

@@ -1,0 +1,64 @@
+"""What happens during a run, as data: for progress bars, logs and tests."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """The base of all events. `run` tells concurrent runs apart."""
+
+    run: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The event as a JSON object, its kind under `event`."""
+        return {"event": type(self).__name__, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A run began: `tensors` to go through, of which `resumed` were done by an earlier, killed run."""
+
+    source: str
+    output: str | None
+    tensors: int
+    resumed: int
+    weights: int
+
+
+@dataclass(frozen=True)
+class TensorDone(Event):
+    """One tensor is quantized or carried over. `error` is relative, |W - W'| / |W|; None if carried over."""
+
+    name: str
+    done: int
+    tensors: int
+    weights: int
+    seconds: float
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Committed(Event):
+    """All that was done so far would survive a power cut."""
+
+    done: int
+    bytes_written: int
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """The output is complete, or, for a live module, the module is."""
+
+    output: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunFailed(Event):
+    """The run ended early. What was committed is kept."""
+
+    error: str

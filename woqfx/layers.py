@@ -1,0 +1,105 @@
+"""Which weights of a module tree can be quantized, and how a packed one takes a parameter's place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from torch import Tensor, nn
+
+from woqfx.backend import PackedWeight
+
+
+class Role(str, Enum):
+    """What a weight is for."""
+
+    LINEAR = "linear"
+    EXPERTS = "experts"
+    EMBEDDING = "embedding"
+    HEAD = "output head"
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A weight that could be quantized.
+
+    `name` is the module's dotted name, or, for experts, the parameter's; rules match it or any of
+    `others`, the names of modules that share the weight. `weight` is the parameter's name. `shape` is
+    [N, K] or [E, N, K] whatever the storage; `transposed` says that the parameter is stored as [K, N]
+    (transformers' `Conv1D`). `obstacle` says why it cannot be quantized, if it cannot.
+    """
+
+    name: str
+    weight: str
+    role: Role
+    shape: tuple[int, ...]
+    transposed: bool = False
+    obstacle: str = ""
+    others: tuple[str, ...] = ()
+
+    def logical(self, stored: Tensor) -> Tensor:
+        """The stored parameter as [..., N, K]."""
+        return stored.T.contiguous() if self.transposed else stored
+
+
+def find_layers(model: nn.Module) -> list[LayerInfo]:
+    """Every linear layer, embedding and stack of experts, in the order of the module tree.
+
+    A tied weight is listed once, under its first name; it is an embedding there.
+    """
+    heads = _output_heads(model)
+    found: dict[int, LayerInfo] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        for layer, parameter in _layers_of(name, module, heads):
+            first = found.setdefault(id(parameter), layer)
+            if first is not layer:
+                found[id(parameter)] = replace(first, others=(*first.others, layer.name))
+    return list(found.values())
+
+
+def _layers_of(name: str, module: nn.Module, heads: set[int]) -> Iterator[tuple[LayerInfo, nn.Parameter]]:
+    own = module._parameters
+    weight = own.get("weight")
+    if isinstance(module, nn.Embedding) and weight is not None:
+        obstacle = "" if module.max_norm is None else "max_norm rewrites its weights at every look-up"
+        yield LayerInfo(name, f"{name}.weight", Role.EMBEDDING, tuple(weight.shape), obstacle=obstacle), weight
+    elif isinstance(module, nn.Linear) and weight is not None:
+        role = Role.HEAD if id(module) in heads else Role.LINEAR
+        obstacle = ""
+        if type(module).forward is not nn.Linear.forward:
+            obstacle = f"{type(module).__name__} has a forward of its own, which may not go through linear()"
+        yield LayerInfo(name, f"{name}.weight", role, tuple(weight.shape), obstacle=obstacle), weight
+    elif type(module).__name__ == "Conv1D" and hasattr(module, "nf") and weight is not None:
+        yield LayerInfo(name, f"{name}.weight", Role.LINEAR, (weight.shape[1], weight.shape[0]), True), weight
+    elif hasattr(module, "is_transposed") and hasattr(module, "is_concatenated"):
+        # transformers marks its classes of stacked experts with these.
+        obstacle = "its experts are stored transposed, which no kernel multiplies by" if module.is_transposed else ""
+        for key, parameter in own.items():
+            if parameter is not None and parameter.ndim == 3:
+                path = f"{name}.{key}"
+                yield LayerInfo(path, path, Role.EXPERTS, tuple(parameter.shape), obstacle=obstacle), parameter
+
+
+def _output_heads(model: nn.Module) -> set[int]:
+    getter = getattr(model, "get_output_embeddings", None)
+    head = getter() if getter is not None else None
+    return set() if head is None else {id(head)}
+
+
+def install(model: nn.Module, weight: str, packed: PackedWeight) -> None:
+    """Put `packed` where the parameter `weight` was, under every name that shares that parameter."""
+    owner, _, key = weight.rpartition(".")
+    parameter = model.get_submodule(owner)._parameters[key]
+    for module in model.modules():
+        for name in [name for name, held in module._parameters.items() if held is parameter]:
+            del module._parameters[name]
+            setattr(module, name, packed)
+            if hasattr(module, "is_transposed") and hasattr(module, "config"):
+                # The other ways to run experts take the whole stack as one dense tensor.
+                module.config._experts_implementation = "eager"
+
+
+def packed_weights(model: nn.Module) -> dict[str, PackedWeight]:
+    """The packed weights of a model by parameter name; a tied one once, under its first name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, PackedWeight)}

@@ -1,0 +1,293 @@
+"""The plan: what would happen to each weight, decided and checked from headers alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import torch
+
+from woqfx.algorithm import Algorithm, Layer, read_options
+from woqfx.backend import Backend, Support
+from woqfx.cpu import this_cpu
+from woqfx.errors import PlanError, WoqfxError
+from woqfx.layers import LayerInfo, Role, find_layers
+from woqfx.plugins import registry
+from woqfx.qtensor import QTensor
+from woqfx.scheme import Rule, RuleLike, Scheme, read_rules
+from woqfx.source import Source
+
+_KEPT_BY_DEFAULT = {Role.EMBEDDING, Role.HEAD}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, before it is known whether it can be done."""
+
+    scheme: Scheme
+    algorithm: str = "rtn"
+    backend: str = "torch_cpu"
+    rules: tuple[Rule, ...] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        algorithm: str,
+        backend: str,
+        rules: Iterable[RuleLike],
+        options: Mapping[str, Any] | None,
+        **scheme: Any,
+    ) -> Request:
+        """From the arguments of `woqfx.quantize` and `woqfx.plan`."""
+        return cls(Scheme(**scheme), algorithm, backend, read_rules(rules), dict(options or {}))
+
+    def to_json(self) -> dict[str, Any]:
+        """For manifests and journals."""
+        return {
+            "algorithm": self.algorithm,
+            "options": dict(self.options),
+            "scheme": self.scheme.to_json(),
+            "rules": [str(rule) for rule in self.rules],
+        }
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What happens to one weight. `scheme` None keeps it as it is; `why` says which rule decided."""
+
+    layer: LayerInfo
+    float_dtype: torch.dtype
+    scheme: Scheme | None
+    why: str
+    support: Support | None
+    nbytes: int
+
+    @property
+    def weights(self) -> int:
+        """How many weights it holds."""
+        return prod(self.layer.shape)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that it will take per weight, scales included."""
+        return 8 * self.nbytes / max(self.weights, 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would happen to each weight of a model, and what stands in the way.
+
+    Sizes are in bytes: `nbytes` on disk afterwards, `source_bytes` before, `memory` an estimate of the
+    peak while quantizing from a folder. `seconds` is an estimate for this machine.
+    """
+
+    source: str
+    request: Request
+    layers: tuple[LayerPlan, ...]
+    other_bytes: int
+    source_bytes: int
+    memory: int
+    seconds: float
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def quantized(self) -> Mapping[str, LayerPlan]:
+        """The weights to quantize, by parameter name."""
+        return {layer.layer.weight: layer for layer in self.layers if layer.scheme is not None}
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk."""
+        return self.other_bytes + sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """The mean over the quantized weights, scales included."""
+        chosen = self.quantized.values()
+        return 8 * sum(layer.nbytes for layer in chosen) / max(1, sum(layer.weights for layer in chosen))
+
+    def check(self) -> None:
+        """Raise `PlanError` with every problem at once."""
+        if self.problems:
+            raise PlanError(self.problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as a JSON object."""
+        return {
+            "source": self.source,
+            **self.request.to_json(),
+            "backend": self.request.backend,
+            "bits_per_weight": round(self.bits_per_weight, 4),
+            "bytes": self.nbytes,
+            "source_bytes": self.source_bytes,
+            "memory": self.memory,
+            "seconds": round(self.seconds, 1),
+            "problems": list(self.problems),
+            "warnings": list(self.warnings),
+            "layers": [
+                {
+                    "name": plan.layer.name,
+                    "role": plan.layer.role.value,
+                    "shape": list(plan.layer.shape),
+                    "scheme": plan.scheme and plan.scheme.to_json(),
+                    "why": plan.why,
+                    "kernel": plan.support.kernel if plan.support else None,
+                    "bits_per_weight": round(plan.bits_per_weight, 4),
+                    "bytes": plan.nbytes,
+                }
+                for plan in self.layers
+            ],
+        }
+
+
+def make_plan(source: Source, request: Request) -> Plan:
+    """Decide what happens to each weight of `source`, and find everything that is wrong with the request.
+
+    Reads no weight. Problems are collected, not raised: see `Plan.check`.
+    """
+    return _Planner(source, request).plan()
+
+
+class _Planner:
+    """One planning: collects problems, each with the layers it is about."""
+
+    def __init__(self, source: Source, request: Request) -> None:
+        self.source, self.request = source, request
+        self.problems: list[str] = []
+        self.about: defaultdict[str, list[str]] = defaultdict(list)
+        self.algorithm = self.find_algorithm()
+        self.backend: Backend | None = self.attempt(lambda: registry().backend(request.backend))
+
+    def attempt(self, get: Any) -> Any:
+        try:
+            return get()
+        except WoqfxError as error:
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+            return None
+
+    def find_algorithm(self) -> Algorithm | None:
+        found: type[Algorithm] | None = self.attempt(lambda: registry().algorithm(self.request.algorithm))
+        options = self.attempt(lambda: read_options(found, self.request.options)) if found else None
+        return found(options) if found and options is not None else None
+
+    def plan(self) -> Plan:
+        layers = find_layers(self.source.skeleton)
+        plans = tuple(self.plan_layer(layer) for layer in layers)
+        self.check_rules(layers)
+        if not any(plan.scheme for plan in plans) and not self.problems:
+            self.problems.append(
+                f"{self.source.label}: nothing would be quantized; no rule and no default selects a layer"
+            )
+        self.problems += [f"{_named(names)}: {problem}" for problem, names in self.about.items()]
+        tensors = self.source.tensors
+        sizes = {name: prod(info.shape) * info.dtype.itemsize for name, info in tensors.items()}
+        planned = {plan.layer.weight for plan in plans}
+        largest = max(sizes.values(), default=0)
+        return Plan(
+            source=self.source.label,
+            request=self.request,
+            layers=plans,
+            other_bytes=sum(size for name, size in sizes.items() if name not in planned),
+            source_bytes=sum(sizes.values()),
+            memory=_process_bytes() + 2 * largest,
+            seconds=self.estimate(plans, sum(sizes.values())),
+            problems=tuple(self.problems),
+            warnings=self.warnings(),
+        )
+
+    def warnings(self) -> tuple[str, ...]:
+        unknown = list(self.source.unexpected)
+        return (f"the model has no place for {_named(unknown)}: left out",) if unknown else ()
+
+    def plan_layer(self, layer: LayerInfo) -> LayerPlan:
+        float_dtype = self.source.tensors[layer.weight].dtype
+        scheme, why = self.decide(layer)
+        if scheme is not None and layer.obstacle:
+            if why.startswith("rule"):
+                self.about[f"{layer.obstacle}; keep it"].append(layer.name)
+            scheme, why = None, f"cannot: {layer.obstacle}"
+        support = None
+        nbytes = prod(layer.shape) * float_dtype.itemsize
+        if scheme is not None and not float_dtype.is_floating_point:
+            self.about[f"its weights are {float_dtype}, quantized already: start from the original"].append(layer.name)
+        elif scheme is not None:
+            support, size = self.check_scheme(layer, scheme)
+            nbytes = nbytes if size is None else size
+        return LayerPlan(layer, float_dtype, scheme, why, support, nbytes)
+
+    def decide(self, layer: LayerInfo) -> tuple[Scheme | None, str]:
+        chosen: Scheme | None = self.request.scheme
+        why = "default"
+        if layer.role in _KEPT_BY_DEFAULT:
+            chosen, why = None, f"default: {layer.role.value}s are kept"
+        for rule in self.request.rules:
+            if any(rule.matches(name) for name in (layer.name, *layer.others)):
+                chosen, why = self.attempt(lambda rule=rule: rule.apply(self.request.scheme)), f"rule {rule}"
+        return chosen, why
+
+    def check_scheme(self, layer: LayerInfo, scheme: Scheme) -> tuple[Support | None, int | None]:
+        dtype = self.attempt(lambda: registry().dtype(scheme.dtype))
+        compute = self.attempt(lambda: registry().compute_dtype(scheme.compute_dtype))
+        if dtype is None:
+            return None, None
+        if not scheme.symmetric and not dtype.has_asymmetric:
+            others = ", ".join(name for name in registry().names("dtype") if registry().dtype(name).has_asymmetric)
+            self.about[f"{dtype.name} has no asymmetric form: use symmetric=True (--sym), or one of {others}"].append(
+                layer.name
+            )
+        specs = QTensor.specs(dtype, scheme, layer.shape).values()
+        nbytes = sum(prod(shape) * kind.itemsize for kind, shape in specs)
+        if self.backend is None or compute is None:
+            return None, nbytes
+        support = self.backend.supports(scheme, dtype, layer.shape, this_cpu())
+        if not support.ok:
+            self.about[
+                f"backend {self.backend.name} cannot run {scheme.dtype} with compute dtype {scheme.compute_dtype}: "
+                f"{support.reason}; {support.remedy}"
+            ].append(layer.name)
+        return support, nbytes
+
+    def check_rules(self, layers: list[LayerInfo]) -> None:
+        names = [name for layer in layers for name in (layer.name, *layer.others)]
+        for rule in self.request.rules:
+            if not any(rule.matches(name) for name in names):
+                self.problems.append(f"rule {str(rule)!r} matches no layer; layers are named like {_named(names)}")
+
+    def estimate(self, plans: Iterable[LayerPlan], source_bytes: int) -> float:
+        """Seconds for the whole job, from a small sample of each scheme quantized here and now."""
+        seconds = source_bytes / 1e9  # reading and writing at about 1 GB/s
+        weights: defaultdict[Scheme, int] = defaultdict(int)
+        for plan in plans:
+            if plan.scheme and plan.support:
+                weights[plan.scheme] += plan.weights
+        if self.algorithm is None or self.about:
+            return seconds
+        sample = torch.linspace(-1, 1, 1 << 18).view(256, 1024)
+        for scheme, count in weights.items():
+            layer = Layer("sample", sample, scheme, registry().dtype(scheme.dtype))
+            self.algorithm.round(layer)
+            start = time.perf_counter()
+            self.algorithm.round(layer)
+            seconds += (time.perf_counter() - start) * count / sample.numel()
+        return seconds
+
+
+def _named(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _process_bytes() -> int:
+    """What this process holds now."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,146 @@
+"""What shall happen to a weight (`Scheme`), and to which weight (`Rule`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from woqfx.errors import SchemeError
+
+#: Storage types of group scales, with their size in bits.
+SCALE_DTYPES: Mapping[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16}
+
+#: Double quantization stores a scale in 8 bits, and one fp32 range per 256 scales (QLoRA, arXiv 2305.14314).
+DOUBLE_QUANT_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What shall happen to one weight of shape [N, K] (out_features, in_features).
+
+    `group_size` counts consecutive weights along K that share a scale; the last group may be shorter,
+    and -1 makes one group of each row. `symmetric=False` adds a zero point per group.
+    `double_quant` stores the scales themselves in 8 bits.
+    """
+
+    dtype: str
+    group_size: int = 32
+    symmetric: bool = True
+    scale_dtype: str = "fp16"
+    double_quant: bool = False
+    compute_dtype: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.group_size, bool) or not isinstance(self.group_size, int):
+            raise SchemeError(f"group_size must be a whole number, not {self.group_size!r}")
+        if self.group_size != -1 and self.group_size < 1:
+            raise SchemeError(f"group_size {self.group_size} makes no groups: use -1 (one per row) or 1 and above")
+        if self.scale_dtype not in SCALE_DTYPES:
+            raise SchemeError(f"scale_dtype {self.scale_dtype!r} is not one of {', '.join(SCALE_DTYPES)}")
+        for flag in ("symmetric", "double_quant"):
+            if not isinstance(getattr(self, flag), bool):
+                raise SchemeError(f"{flag} must be true or false, not {getattr(self, flag)!r}")
+        for name in ("dtype", "compute_dtype"):
+            if not isinstance(getattr(self, name), str):
+                raise SchemeError(f"{name} must be a name, not {getattr(self, name)!r}")
+
+    def group_width(self, k: int) -> int:
+        """How many weights a full group of a row of `k` weights holds."""
+        return k if self.group_size == -1 else min(self.group_size, k)
+
+    def group_count(self, k: int) -> int:
+        """G, the number of groups in a row of `k` weights."""
+        return -(-k // self.group_width(k))
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Scheme:
+        unknown = set(data) - {f.name for f in dataclasses.fields(cls)}
+        if unknown or "dtype" not in data:
+            raise SchemeError(f"not a scheme: {dict(data)!r}")
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which layers get something else than the scheme asked for.
+
+    `pattern` is a glob over the layer's dotted name (`model.layers.*.mlp.down_proj`), or a regular
+    expression after `re:` that must match the whole name. `change` replaces fields of the scheme;
+    None keeps the layer as it is. Of several rules that match, the last one wins.
+    """
+
+    pattern: str
+    change: Mapping[str, Any] | None
+
+    def __post_init__(self) -> None:
+        if self.pattern.startswith("re:"):
+            try:
+                re.compile(self.pattern[3:])
+            except re.error as error:
+                raise SchemeError(f"rule {self.pattern!r} is not a regular expression: {error}") from None
+        fields = {f.name for f in dataclasses.fields(Scheme)}
+        for key in self.change or ():
+            if key not in fields:
+                raise SchemeError(f"rule {self.pattern!r}: a scheme has no {key!r}, but {', '.join(sorted(fields))}")
+
+    def matches(self, name: str) -> bool:
+        if self.pattern.startswith("re:"):
+            return re.fullmatch(self.pattern[3:], name) is not None
+        return fnmatch.fnmatchcase(name, self.pattern)
+
+    def apply(self, scheme: Scheme) -> Scheme | None:
+        return None if self.change is None else dataclasses.replace(scheme, **self.change)
+
+    def __str__(self) -> str:
+        if self.change is None:
+            return f"{self.pattern}=keep"
+        return f"{self.pattern}=" + ",".join(f"{k}:{v}" for k, v in self.change.items())
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """Read `PATTERN=keep` or `PATTERN=DTYPE` or `PATTERN=field:value,field:value`."""
+        pattern, equals, what = text.rpartition("=")
+        if not equals or not pattern or not what:
+            raise SchemeError(f"rule {text!r}: write PATTERN=keep, PATTERN=DTYPE or PATTERN=field:value,...")
+        if what == "keep":
+            return cls(pattern, None)
+        change: dict[str, Any] = {}
+        for part in what.split(","):
+            key, colon, value = part.partition(":")
+            change.update({key: _value(value)} if colon else {"dtype": key})
+        return cls(pattern, change)
+
+
+def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
+RuleLike = Rule | str | tuple[str, Mapping[str, Any] | str | None]
+
+
+def read_rules(rules: Iterable[RuleLike]) -> tuple[Rule, ...]:
+    """Accept rules as objects, as `PATTERN=...` strings, or as (pattern, change) pairs.
+
+    In a pair the change is a mapping of scheme fields, the name of a dtype, or "keep" or None.
+    """
+    read: list[Rule] = []
+    for rule in rules:
+        if isinstance(rule, Rule):
+            read.append(rule)
+        elif isinstance(rule, str):
+            read.append(Rule.parse(rule))
+        else:
+            pattern, change = rule
+            if isinstance(change, str):
+                change = None if change == "keep" else {"dtype": change}
+            read.append(Rule(pattern, change))
+    return tuple(read)

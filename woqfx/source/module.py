@@ -1,0 +1,99 @@
+"""A live module as a source."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import nn
+
+from woqfx.errors import SourceError
+from woqfx.skeleton import named_state, tied_aliases
+from woqfx.source.base import Source, TensorInfo
+from woqfx.source.files import ModelFolder
+from woqfx.source.hub import cached_snapshot
+from woqfx.source.metadata import folder_sidecars, generation_sidecar, normalized_config, prevailing_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PreTrainedModel
+
+
+_PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+class ModuleSource(Source):
+    """A transformers model or any `nn.Module` in memory, which is its own skeleton.
+
+    Raises `SourceError` if its weights are quantized already or are not in memory (on the meta device).
+    """
+
+    resumable = False
+
+    def __init__(self, model: nn.Module) -> None:
+        self.skeleton = model
+        self.label = type(model).__name__
+        self._aliases = tied_aliases(model)
+        self._state = {name: tensor for name, tensor in named_state(model) if name not in self._aliases}
+        # A model that was dequantized on loading, as from GGUF, still calls itself quantized.
+        if getattr(model, "is_quantized", False) and not all(_is_plain(tensor) for tensor in self._state.values()):
+            method = getattr(model, "quantization_method", None)
+            raise SourceError(
+                f"{self.label} is quantized already ({getattr(method, 'value', method)}); give the original model"
+            )
+        absent = [name for name, tensor in self._state.items() if tensor.is_meta]
+        if absent:
+            raise SourceError(
+                f"{self.label} holds {len(absent)} tensors without data (meta device), the first is {absent[0]}; "
+                "load the model without a disk-offloading device_map, or give its folder"
+            )
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """As in `Source`."""
+        return {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in self._state.items()}
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """As in `Source`."""
+        return self._aliases
+
+    def read(self, name: str) -> torch.Tensor:
+        """As in `Source`; shares memory with the module where it can."""
+        return self._state[name].detach().cpu().contiguous()
+
+    def fingerprint(self) -> str:
+        """As in `Source`: from addresses and version counters, so of use within this process only."""
+        state = [(name, t.shape, t.dtype, t.data_ptr(), t._version) for name, t in self._state.items()]
+        return hashlib.sha256(repr(state).encode()).hexdigest()
+
+    def config(self) -> dict[str, Any] | None:
+        """As in `Source`."""
+        model = self.skeleton
+        if not _from_transformers(model):
+            return None
+        return normalized_config(model.config, type(model).__name__, prevailing_dtype(self.tensors.values()))
+
+    def sidecars(self) -> Mapping[str, bytes]:
+        """As in `Source`: the files come from the folder or Hub cache that the model was loaded from, if any."""
+        model = self.skeleton
+        if not _from_transformers(model):
+            return {}
+        files = generation_sidecar(model.generation_config) if model.can_generate() else {}
+        name = model.name_or_path
+        local = Path(name) if name and Path(name).is_dir() else None
+        origin = local or cached_snapshot(name, getattr(model.config, "_commit_hash", None))
+        return files | folder_sidecars(ModelFolder(origin)) if origin else files
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in _PLAIN
+
+
+def _from_transformers(model: nn.Module) -> TypeGuard[PreTrainedModel]:
+    from transformers import PreTrainedModel
+
+    return isinstance(model, PreTrainedModel)
