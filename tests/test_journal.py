@@ -1,13 +1,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import zlib
 from pathlib import Path
 
@@ -328,70 +323,6 @@ def test_a_run_asked_for_differently_is_refused_with_each_difference(path, writt
 def test_the_order_of_fields_makes_no_difference(path, written):
     with Journal.open(path, dict(reversed(RUN.items()))) as opened:
         assert opened.records == RECORDS
-
-
-# One writer.
-
-
-def test_a_second_writer_is_refused_until_the_first_is_done(path):
-    with Journal.open(path, RUN) as first:
-        first.append(BATCHES[0])
-        for act in (lambda: Journal.open(path, RUN), lambda: Journal.discard(path)):
-            with pytest.raises(OutputError, match=rf"another woqfx is writing to {path.parent} .*journal"):
-                act()
-        first.append(BATCHES[1])
-    with Journal.open(path, RUN) as second:
-        assert second.records == BATCHES[0] + BATCHES[1]
-
-
-def test_a_refused_journal_is_not_kept_locked(path, written):
-    with pytest.raises(OutputError) as caught:
-        Journal.open(path, {})
-    assert resumed(path) == RECORDS, f"locked while {caught} is being handled"
-
-
-def test_the_lock_of_a_killed_process_does_not_outlive_it(path):
-    program = f"""
-        import time
-        from woqfx.journal import Journal
-        opened = Journal.open({str(path)!r}, {RUN!r})
-        opened.append([{{"tensor": "a"}}])
-        print("ready", flush=True)
-        time.sleep(60)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program)]
-    root = Path(journal.__file__).parents[1]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as child:
-        try:
-            assert child.stdout.readline() == b"ready\n"
-            with pytest.raises(OutputError, match="another woqfx"):
-                Journal.open(path, RUN)
-        finally:
-            child.send_signal(signal.SIGKILL)
-    assert resumed(path) == [{"tensor": "a"}]
-
-
-def test_a_journal_removed_while_we_were_opening_it_is_begun_anew(path, written, monkeypatch):
-    real = fcntl.flock
-    removed = []
-
-    def others_finish_first(file, operation):
-        if not removed:
-            path.unlink()
-            removed.append(path)
-        return real(file, operation)
-
-    monkeypatch.setattr(fcntl, "flock", others_finish_first)
-    assert resumed(path) == []
-
-
-def test_a_file_system_without_locks_is_an_error(path, monkeypatch):
-    def fail(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", fail)
-    with pytest.raises(OutputError, match="No locks available"):
-        Journal.open(path, RUN)
 
 
 # Looking, and throwing away.

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from tiny_models import FAMILIES, tiny_config, tiny_inputs, tiny_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig
 
-from tests.tiny_models import FAMILIES, tiny_config, tiny_inputs, tiny_model
 from woqfx.errors import CheckpointError, SourceError
 from woqfx.skeleton import build_skeleton, initial_buffers, materialize, named_state, tied_aliases
 

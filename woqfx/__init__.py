@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from woqfx.cpu import CPU
     from woqfx.dtype import Codebook, DType, GroupParams, IntegerGrid
     from woqfx.format import Format, StoredModel, StoredWeight
+    from woqfx.groups import split_groups
     from woqfx.nearest import quantize_nearest
     from woqfx.planning import Plan
     from woqfx.plugins import registry
@@ -42,6 +43,7 @@ _HOMES = {
     "compute": ("ComputeDType",),
     "cpu": ("CPU",),
     "dtype": ("Codebook", "DType", "GroupParams", "IntegerGrid"),
+    "groups": ("split_groups",),
     "format": ("Format", "StoredModel", "StoredWeight"),
     "nearest": ("quantize_nearest",),
     "planning": ("Plan",),
@@ -81,6 +83,7 @@ __all__ = [
     "register",
     "registry",
     "save",
+    "split_groups",
     "unregister",
 ]
 

@@ -55,7 +55,7 @@ class Algorithm(ABC):
         return f"<algorithm {self.name}: {self.options}>"
 
 
-def option(default: Any, help: str) -> Any:  # noqa: A002 - the word that users of click and argparse know
+def option(default: Any, help: str) -> Any:
     """A field of `Options` with its help text."""
     return dataclasses.field(default=default, metadata={"help": help})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any
 
 from torch import nn
 
@@ -20,13 +20,7 @@ from woqfx.qtensor import QTensor
 from woqfx.scheme import RuleLike
 from woqfx.source import ModuleSource, Source, open_source
 
-Model = TypeVar("Model", bound=nn.Module)
 
-
-@overload
-def quantize(model: Model, **request: Any) -> Model: ...
-@overload
-def quantize(model: str | Path, **request: Any) -> nn.Module: ...
 def quantize(
     model: nn.Module | str | Path,
     *,

@@ -73,7 +73,7 @@ class PackedWeight(nn.Module, ABC):
         """The whole weight in the type it had."""
         return self.qtensor().dequantize().to(self.dtype)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedWeight:  # noqa: ARG002
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedWeight:
         """`model.to(...)`, `.float()` and the like: codes and scales keep their types; model code sees the new one."""
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         for name, buffer in self._buffers.items():
@@ -98,16 +98,16 @@ class PackedWeight(nn.Module, ABC):
         return f"{list(self.shape)}, {scheme.dtype}, {size}, compute {scheme.compute_dtype}, {self.kernel}"
 
 
-def _linear(input: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+def _linear(input: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:
     return weight.linear(input, bias)
 
 
-def _addmm(bias: Tensor, input: Tensor, weight: PackedWeight) -> Tensor:  # noqa: A002
+def _addmm(bias: Tensor, input: Tensor, weight: PackedWeight) -> Tensor:
     # transformers' Conv1D, which stores its weight as [K, N]; packed weights are [N, K] throughout.
     return weight.linear(input, bias)
 
 
-def _embedding(input: Tensor, weight: PackedWeight, *_: Any, **__: Any) -> Tensor:  # noqa: A002
+def _embedding(input: Tensor, weight: PackedWeight, *_: Any, **__: Any) -> Tensor:
     return weight.rows(input)
 
 

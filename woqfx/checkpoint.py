@@ -25,8 +25,8 @@ from woqfx.plugins import registry
 from woqfx.provenance import Provenance
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme
-from woqfx.source.metadata import MAX_SIDECAR
 from woqfx.source.files import MAX_CONFIG, MAX_INDEX, ModelFolder
+from woqfx.source.metadata import MAX_SIDECAR
 from woqfx.tensorfile import TensorFile
 
 MANIFEST = "woqfx.json"

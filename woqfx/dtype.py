@@ -180,7 +180,7 @@ class Codebook(DType):
 
     @cached_property
     def _ladder(self) -> tuple[int, list[tuple[float, int]]]:
-        """The code of the lowest level; then, ascending, each threshold and what to add to the code above it (mod 256)."""
+        """The code of the lowest level; then each threshold, ascending, and what it adds to the code, mod 256."""
         codes: dict[float, int] = {}
         for code, level in enumerate(self.levels.tolist()):
             codes.setdefault(level + 0.0, code)  # -0.0 + 0.0 is 0.0
@@ -213,11 +213,11 @@ class Codebook(DType):
 
     def decode(self, codes: Tensor, params: GroupParams) -> Tensor:
         """See `DType.decode`."""
-        return self.levels[codes.to(torch.int32)].mul_(params.scale.unsqueeze(-1))
+        return _take(self.levels, codes).mul_(params.scale.unsqueeze(-1))
 
     def integers(self, codes: Tensor, params: GroupParams) -> tuple[Tensor, Tensor]:
         """See `DType.integers`: levels / max |level| * 127, rounded to whole numbers."""
-        return self._int8_levels[codes.to(torch.int32)], params.scale * (self._reach / 127.0)
+        return _take(self._int8_levels, codes), params.scale * (self._reach / 127.0)
 
 
 def _nonzero(scale: Tensor, extent: Tensor) -> Tensor:
@@ -227,3 +227,8 @@ def _nonzero(scale: Tensor, extent: Tensor) -> Tensor:
         return scale
     raised = torch.copysign(scale.abs().clamp_(min=floor), scale)
     return torch.where(extent == 0, torch.ones_like(scale), raised)
+
+
+def _take(table: Tensor, codes: Tensor) -> Tensor:
+    """`table[codes]`, several times as fast."""
+    return table.index_select(0, codes.flatten().int()).view(codes.shape)

@@ -9,7 +9,6 @@ unknown and another `sync` proves nothing (the kernel may have dropped them): gi
 """
 
 # Every step is a call of `os`, not of `pathlib`:
-# ruff: noqa: PTH102, PTH105, PTH108
 from __future__ import annotations
 
 import errno

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ from woqfx import events
 from woqfx.algorithm import Algorithm, Layer, read_options
 from woqfx.checkpoint import JOURNAL, MANIFEST, WORK, manifest, natural, small_files
 from woqfx.errors import OutputError, PluginError, WoqfxError
-from woqfx.journal import Journal
 from woqfx.format import StoredWeight
+from woqfx.journal import Journal
 from woqfx.layers import LayerInfo
 from woqfx.planning import LayerPlan, Plan
 from woqfx.plugins import registry
@@ -108,7 +108,7 @@ def write_checkpoint(
     writer = Writer(out, items, run, shard_bytes)
     try:
         left = [name for name in items if name not in writer.facts]
-        report.started(resumed=len(items) - len(left))
+        report.started(writer.facts)
         for done in quantize_tensors(source, plan, left):
             committed = writer.write(done.name, done.parts(), done.error)
             report.done(done)
@@ -130,7 +130,7 @@ def quantize_in_memory(source: Source, plan: Plan) -> Iterator[Done]:
     names = sorted(source.tensors, key=natural)
     report = _Reporter(source, plan, None, len(names))
     try:
-        report.started(resumed=0)
+        report.started(())
         for done in quantize_tensors(source, plan, names):
             report.done(done)
             yield done
@@ -219,10 +219,16 @@ class _Reporter:
         self.count = 0
         self.start = self.last = time.monotonic()
 
-    def started(self, *, resumed: int) -> None:
-        self.count = resumed
-        weights = sum(planned.weights for planned in self.plan.quantized.values())
-        registry().emit(events.RunStarted(self.run, self.source.label, self.output, self.tensors, resumed, weights))
+    def started(self, earlier: Collection[str]) -> None:
+        """`earlier` are the tensors that a killed run has done."""
+        self.count = len(earlier)
+        weights = {name: planned.weights for name, planned in self.plan.quantized.items()}
+        resumed = sum(weights.get(name, 0) for name in earlier)
+        registry().emit(
+            events.RunStarted(
+                self.run, self.source.label, self.output, self.tensors, self.count, sum(weights.values()), resumed
+            )
+        )
 
     def done(self, done: Done) -> None:
         self.count += 1

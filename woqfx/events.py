@@ -20,18 +20,26 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """A run began: `tensors` to go through, of which `resumed` were done by an earlier, killed run."""
+    """A run began: `tensors` to go through, of which `resumed` were done by an earlier, killed run.
+
+    `weights` counts the numbers to quantize, `resumed_weights` those of them that the earlier run did.
+    `output` is None if nothing is written.
+    """
 
     source: str
     output: str | None
     tensors: int
     resumed: int
     weights: int
+    resumed_weights: int
 
 
 @dataclass(frozen=True)
 class TensorDone(Event):
-    """One tensor is quantized or carried over. `error` is relative, |W - W'| / |W|; None if carried over."""
+    """One tensor is quantized or carried over: the `done`-th of `tensors`, in `seconds`.
+
+    `weights` counts the numbers that were quantized, and `error` is |W - W'| / |W|; 0 and None if it was carried over.
+    """
 
     name: str
     done: int

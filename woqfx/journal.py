@@ -148,7 +148,7 @@ class Journal:
 def _open_locked(path: Path) -> io.FileIO:
     """Open or create the file at `path` and lock it."""
     while True:
-        file = open(path, "a+b", buffering=0, opener=_open_plain)  # noqa: SIM115 - a Journal closes it
+        file = open(path, "a+b", buffering=0, opener=_open_plain)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:

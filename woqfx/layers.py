@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -97,7 +98,8 @@ def install(model: nn.Module, weight: str, packed: PackedWeight) -> None:
             setattr(module, name, packed)
             if hasattr(module, "is_transposed") and hasattr(module, "config"):
                 # The other ways to run experts take the whole stack as one dense tensor.
-                module.config._experts_implementation = "eager"
+                config: Any = module.config
+                config._experts_implementation = "eager"
 
 
 def packed_weights(model: nn.Module) -> dict[str, PackedWeight]:

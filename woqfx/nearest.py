@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from woqfx import groups
 from woqfx.dtype import DType, GroupParams
 from woqfx.errors import WeightError
+from woqfx.groups import split_groups
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme
 
@@ -35,7 +35,7 @@ def quantize_nearest(weight: Tensor, dtype: DType, scheme: Scheme, *, name: str,
     scale = torch.empty(len(rows), count, dtype=torch.float32)
     zero = None if scheme.symmetric else torch.empty_like(scale)
     for part in _chunks(len(rows), max(1, _CHUNK // k)):
-        for which, columns, block in groups.split(rows[part].to(torch.float32), width):
+        for which, columns, block in split_groups(rows[part].to(torch.float32), width):
             params = fit(block).stored_as(scheme.scale_dtype)
             codes[part, columns] = dtype.encode(block, params).flatten(-2)
             scale[part, which] = params.scale

@@ -24,7 +24,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         return codes[..., 0::2] | (codes[..., 1::2] << 4)
     stream = _bits_of(codes, bits).flatten(-2)
     stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % 8))
-    return _bytes_of(stream.unflatten(-1, (-1, 8)))
+    return _bytes_of(stream.view(*stream.shape[:-1], -1, 8))
 
 
 def unpack(packed: Tensor, bits: int, k: int) -> Tensor:
@@ -32,9 +32,24 @@ def unpack(packed: Tensor, bits: int, k: int) -> Tensor:
     if bits == 8:
         return packed
     if bits == 4:
-        return torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)[..., :k]
+        # Both nibbles of a byte at once, as the two bytes of a little-endian word.
+        words = packed.to(torch.int16)
+        words |= words << 4
+        words &= 0x0F0F
+        return words.view(torch.uint8)[..., :k]
     stream = _bits_of(packed, 8).flatten(-2)[..., : k * bits]
-    return _bytes_of(stream.unflatten(-1, (k, bits)))
+    return _bytes_of(stream.reshape(*stream.shape[:-1], k, bits))
+
+
+def lookup(packed: Tensor, bits: int, table: Tensor, k: int) -> Tensor:
+    """The entries of a float32 table [<= 2^bits] that packed codes [..., packed_width(k, bits)] stand for: [..., k]."""
+    if bits != 4:
+        return table.index_select(0, unpack(packed, bits, k).flatten().int()).view(*packed.shape[:-1], k)
+    # A byte holds two codes: look up both with one index, in a table of 256 pairs.
+    full = torch.nn.functional.pad(table, (0, 16 - len(table)))
+    pairs = torch.stack((full.repeat(16), full.repeat_interleave(16)), dim=-1).view(torch.int64).flatten()
+    found = pairs.index_select(0, packed.flatten().int()).view(torch.float32)
+    return found.view(*packed.shape[:-1], -1)[..., :k]
 
 
 def _bits_of(values: Tensor, count: int) -> Tensor:

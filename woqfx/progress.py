@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from woqfx import events
 from woqfx.hookspecs import hookimpl
 from woqfx.plugins import registry
 
-Progress = Literal["auto", "bar", "json", "none"]
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
-_NAME = "woqfx.progress"
+Progress = Literal["auto", "bar", "json", "none"]
 
 
 @contextmanager
 def showing(progress: Progress, stream: TextIO | None = None) -> Iterator[None]:
-    """Show the runs inside this block on `stream` (standard error). "auto" is a bar on a terminal, else nothing."""
+    """Show this thread's runs inside this block on `stream` (standard error).
+
+    "auto" is a bar on a terminal, else nothing. However the block ends, the terminal is as it was.
+    """
     stream = stream or sys.stderr
     if progress == "auto":
         progress = "bar" if stream.isatty() else "none"
@@ -27,7 +33,7 @@ def showing(progress: Progress, stream: TextIO | None = None) -> Iterator[None]:
         yield
         return
     display = _Bar(stream) if progress == "bar" else _Lines(stream)
-    name = f"{_NAME}.{id(display):x}"
+    name = f"woqfx.progress.{id(display):x}"
     registry().register(display, name)
     try:
         yield
@@ -36,50 +42,94 @@ def showing(progress: Progress, stream: TextIO | None = None) -> Iterator[None]:
         display.close()
 
 
-class _Lines:
-    """One JSON object a line for each event."""
+class _Display(ABC):
+    """What hears events. Every plugin hears those of all runs, so another thread's are let pass."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
 
     @hookimpl
     def woqfx_event(self, event: events.Event) -> None:
-        print(json.dumps(event.to_json()), file=self._stream, flush=True)  # noqa: T201
+        if threading.get_ident() == self._thread:
+            self.show(event)
+
+    @abstractmethod
+    def show(self, event: events.Event) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class _Lines(_Display):
+    """One JSON object a line for each event."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def show(self, event: events.Event) -> None:
+        print(json.dumps(event.to_json()), file=self._stream, flush=True)
 
     def close(self) -> None:
         """Nothing is held."""
 
 
-class _Bar:
-    """A bar with the number of tensors, the speed and the time left."""
+class _Bar(_Display):
+    """A bar for each run. It counts weights, not tensors: tensors differ in size by a factor of a million."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+        super().__init__()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[tensors]}"),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
+            # Speeds of layers differ; the estimate shall look back over many.
+            speed_estimate_period=120,
             console=Console(file=stream),
         )
-        self._tasks: dict[str, tuple[int, int, float]] = {}
+        self._runs: dict[str, _Run] = {}
 
-    @hookimpl
-    def woqfx_event(self, event: events.Event) -> None:
+    def show(self, event: events.Event) -> None:
         if isinstance(event, events.RunStarted):
             self._bar.start()
-            task: TaskID = self._bar.add_task("quantizing", total=event.tensors, completed=event.resumed, rate="")
-            self._tasks[event.run] = (task, 0, 0.0)
-        elif isinstance(event, events.TensorDone) and event.run in self._tasks:
-            task, weights, seconds = self._tasks[event.run]
-            weights, seconds = weights + event.weights, seconds + event.seconds
-            self._tasks[event.run] = (task, weights, seconds)
-            rate = f"{weights / seconds / 1e6:.0f} M weights/s" if seconds else ""
-            self._bar.update(task, completed=event.done, rate=rate)  # type: ignore[arg-type]
+            what = "going on" if event.resumed else "quantizing"
+            task = self._bar.add_task(
+                what,
+                total=event.weights,
+                completed=event.resumed_weights,
+                tensors=f"{event.resumed}/{event.tensors} tensors",
+                rate="",
+            )
+            self._runs[event.run] = _Run(task)
+        elif isinstance(event, events.TensorDone) and event.run in self._runs:
+            run = self._runs[event.run]
+            run.add(event)
+            tensors = f"{event.done}/{event.tensors} tensors"
+            self._bar.update(run.task, advance=event.weights, tensors=tensors, rate=run.rate)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.stop()
+
+
+class _Run:
+    """The speed of one run so far."""
+
+    def __init__(self, task: TaskID) -> None:
+        self.task = task
+        self._weights = 0
+        self._seconds = 0.0
+
+    def add(self, event: events.TensorDone) -> None:
+        self._weights += event.weights
+        self._seconds += event.seconds
+
+    @property
+    def rate(self) -> str:
+        return f"{self._weights / self._seconds / 1e6:.0f} M weights/s" if self._weights and self._seconds else ""

@@ -9,11 +9,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from woqfx import groups
 from woqfx.doublequant import ScaleCodes, compress
 from woqfx.dtype import DType, GroupParams, scale_storage
 from woqfx.errors import CheckpointError
-from woqfx.packing import pack, packed_width, unpack
+from woqfx.groups import split_groups
+from woqfx.packing import lookup, pack, packed_width, unpack
 from woqfx.scheme import DOUBLE_QUANT_BLOCK, Scheme
 
 
@@ -70,10 +70,17 @@ class QTensor:
 
     def dequantize(self) -> Tensor:
         """The weight that is stored, float32 [..., N, K], inputs in their own order."""
-        params = self.params()
-        weight = torch.empty(self.shape, dtype=torch.float32)
-        for which, columns, block in groups.split(self.unpacked(), self.scheme.group_width(self.in_features)):
-            weight[..., columns] = self.dtype.decode(block, _at(params, which)).flatten(-2)
+        params, width = self.params(), self.scheme.group_width(self.in_features)
+        levels = self.dtype.levels
+        if levels is None:
+            weight = self.unpacked().to(torch.float32)
+            middle = 1 << (self.dtype.bits - 1)
+            for which, _, block in split_groups(weight, width):
+                block -= middle if params.zero is None else params.zero[..., which].unsqueeze(-1)
+        else:
+            weight = lookup(self.codes, self.dtype.bits, levels, self.in_features)
+        for which, _, block in split_groups(weight, width):
+            block *= params.scale[..., which].unsqueeze(-1)
         if self.order is None:
             return weight
         restored = torch.empty_like(weight)
@@ -193,7 +200,3 @@ class QTensor:
             expected = torch.arange(self.in_features, dtype=torch.int32)
             if not torch.equal(self.order.sort().values, expected):
                 raise CheckpointError(f"{name}.order is not a permutation of {self.in_features} inputs")
-
-
-def _at(params: GroupParams, which: slice) -> GroupParams:
-    return GroupParams(params.scale[..., which], None if params.zero is None else params.zero[..., which])

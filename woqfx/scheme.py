@@ -57,10 +57,12 @@ class Scheme:
         return -(-k // self.group_width(k))
 
     def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Scheme:
+        """From a JSON object; `SchemeError` for anything but a scheme."""
         unknown = set(data) - {f.name for f in dataclasses.fields(cls)}
         if unknown or "dtype" not in data:
             raise SchemeError(f"not a scheme: {dict(data)!r}")
@@ -91,11 +93,13 @@ class Rule:
                 raise SchemeError(f"rule {self.pattern!r}: a scheme has no {key!r}, but {', '.join(sorted(fields))}")
 
     def matches(self, name: str) -> bool:
+        """Whether it is about the layer of this name."""
         if self.pattern.startswith("re:"):
             return re.fullmatch(self.pattern[3:], name) is not None
         return fnmatch.fnmatchcase(name, self.pattern)
 
     def apply(self, scheme: Scheme) -> Scheme | None:
+        """The scheme of a layer that it is about; None keeps the layer."""
         return None if self.change is None else dataclasses.replace(scheme, **self.change)
 
     def __str__(self) -> str:

@@ -103,7 +103,7 @@ def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     import transformers
     from transformers.models.auto import modeling_auto
 
-    named = [name for name in config.architectures or () if isinstance(name, str)]
+    named = [str(name) for name in config.architectures or ()]
     for name in named:
         cls = getattr(transformers, name, None)
         if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
@@ -167,7 +167,7 @@ def _initialize_buffers(model: nn.Module, names: list[str]) -> list[str]:
         owners[prefix].append(leaf)
     modules = dict(model.named_modules(remove_duplicate=False))
     for holder in (*(tensor for _, tensor in named_state(model)), *model.modules()):
-        setattr(holder, "_is_hf_initialized", True)  # noqa: B010 - modules too: one can stand in a parameter's place
+        setattr(holder, "_is_hf_initialized", True)
     unset = []
     with (
         torch.inference_mode(False),  # an inference tensor has no version counter

@@ -138,7 +138,7 @@ class TensorFile:
         self._error = error
         try:
             # Never waits, whatever a hostile folder holds under this name (a pipe would).
-            self._file = open(self.path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115
+            self._file = open(self.path, "rb", buffering=0, opener=_open_without_waiting)
         except OSError as e:
             raise error(f"cannot open {self.path}: {e.strerror}; check the path and its permissions") from e
         try:

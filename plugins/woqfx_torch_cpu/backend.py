@@ -13,7 +13,7 @@ class TorchCPU(Backend):
 
     name = "torch_cpu"
 
-    def supports(self, scheme: Scheme, dtype: DType, shape: tuple[int, ...], cpu: CPU) -> Support:  # noqa: ARG002
+    def supports(self, scheme: Scheme, dtype: DType, shape: tuple[int, ...], cpu: CPU) -> Support:
         """See `woqfx.Backend.supports`: everything is."""
         return Support(
             ok=True,

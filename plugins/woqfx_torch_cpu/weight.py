@@ -69,11 +69,11 @@ def _linear(x: Tensor, parts: list[Tensor], bias: Tensor | None, layout: str, ou
 
 
 @_linear.register_fake
-def _(x: Tensor, parts: list[Tensor], bias: Tensor | None, layout: str, out_features: int) -> Tensor:  # noqa: ARG001
+def _(x: Tensor, parts: list[Tensor], bias: Tensor | None, layout: str, out_features: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, ctx.parts, ctx.bias, ctx.layout, _ = inputs
 
 
@@ -95,5 +95,5 @@ def _rows(index: Tensor, parts: list[Tensor], layout: str, in_features: int) -> 
 
 
 @_rows.register_fake
-def _(index: Tensor, parts: list[Tensor], layout: str, in_features: int) -> Tensor:  # noqa: ARG001
+def _(index: Tensor, parts: list[Tensor], layout: str, in_features: int) -> Tensor:
     return index.new_empty((*index.shape, in_features), dtype=torch.float32)

@@ -106,10 +106,8 @@ def midpoint_distance(scales: torch.Tensor, ours: ScaleCodes, theirs: torch.Tens
 
 
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES.values() if shape != (1, 64)], ids=str)
 def test_nf4_double_quantized(shape, dtype):
-    if shape == SHAPES["one-group"]:
-        pytest.skip("one scale is all offset: bitsandbytes' code for it has no meaning")
     weight = weights(shape, 3, dtype)
     weight[weight.reshape(-1, 64).eq(0).all(1).repeat_interleave(64).view(shape)] = 0.01  # no groups of zeros
     plain = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")[1]

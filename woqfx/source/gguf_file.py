@@ -182,10 +182,7 @@ class _Header:
         if kind == _STRING:
             for _ in range(count):
                 self._take(self._unpack("<Q")[0])
-        elif kind == _ARRAY:
-            for _ in range(count):
-                self._skip_array()
-        else:
+        else:  # arrays of arrays are in the format, but in no file
             self._take(count * struct.calcsize(_scalar(kind)))
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:

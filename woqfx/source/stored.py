@@ -90,7 +90,7 @@ class StoredSource(Source):
         if absent:
             raise SourceError(
                 f"{self.label} lacks {len(absent)} of the tensors that {type(self.skeleton).__name__} needs: "
-                f"{_listed(absent)}; files are missing, or config.json belongs to another model"
+                f"{_listed(absent)}; files are missing, or the config belongs to another model"
             )
         return values
 
@@ -104,7 +104,7 @@ class StoredSource(Source):
         if wrong:
             raise SourceError(
                 f"{self.label}: {len(wrong)} tensors have another shape than {type(self.skeleton).__name__} with this "
-                f"config gives them: {_listed(wrong, '; ')}; config.json belongs to another model"
+                f"config gives them: {_listed(wrong, '; ')}; the config belongs to another model"
             )
 
 

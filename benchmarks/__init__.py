@@ -1,0 +1,1 @@
+"""How fast woqfx is, and whether it became slower. `docs/benchmarks.md` says how to run these and what they mean."""
