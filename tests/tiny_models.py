@@ -112,6 +112,20 @@ _FAMILIES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
         "Qwen3Moe",
         lambda: _llama_like(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48, decoder_sparse_step=1),
     ),
+    "lfm2": (
+        "Lfm2",
+        lambda: _gpt_like(
+            hidden_size=64,
+            intermediate_size=96,
+            block_auto_adjust_ff_dim=False,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            layer_types=["conv", "full_attention"],
+            max_position_embeddings=64,
+            tie_word_embeddings=True,
+        ),
+    ),
     "t5": (
         "T5",
         lambda: {

@@ -88,7 +88,7 @@ def quantize_to(
 def _quantize_module(
     source: ModuleSource, plan: Plan, out: str | Path | None, *, overwrite: bool, progress: Progress
 ) -> nn.Module:
-    """All weights are quantized before the first is replaced: an error leaves the module as it was."""
+    """All weights are quantized and packed before the first is replaced: an error leaves the module as it was."""
     steps = (
         engine.quantize_in_memory(source, plan)
         if out is None
@@ -99,9 +99,13 @@ def _quantize_module(
     model = source.skeleton
     record = _provenance(source, plan, {name: step.error for name, step in done.items()})
     backend = registry().backend(plan.request.backend)
-    for name, step in done.items():
-        assert isinstance(step.result, QTensor)
-        install(model, name, backend.pack(step.result, plan.quantized[name].float_dtype))
+    packed = {
+        name: backend.pack(step.result, plan.quantized[name].float_dtype)
+        for name, step in done.items()
+        if isinstance(step.result, QTensor)
+    }
+    for name, weight in packed.items():
+        install(model, name, weight)
     record.attach(model)
     return model
 
@@ -116,7 +120,7 @@ def _quantize_into_memory(source: Source, plan: Plan, progress: Progress) -> nn.
 
 def _provenance(source: Source, plan: Plan, errors: Mapping[str, float | None]) -> Provenance:
     chosen = {name: error for name, error in errors.items() if name in plan.quantized}
-    return Provenance(plan.request.to_json(), chosen, source.config(), dict(source.aliases), source.sidecars)
+    return Provenance(plan.request.to_json(), chosen, source.config(), dict(source.aliases), source.sidecars())
 
 
 def plan(

@@ -72,7 +72,9 @@ def _grid_faults(dtype: DType, levels: torch.Tensor | None) -> Iterator[str]:
     codes_held = 2**dtype.bits if levels is None else len(levels)
     for symmetric in (True, False) if dtype.has_asymmetric else (True,):
         params = dtype.fit(ramp, symmetric=symmetric)
-        if params.scale.shape != ramp.shape[:-1] or not bool(torch.isfinite(params.scale).all()):
+        if params.scale.shape != ramp.shape[:-1] or not bool(
+            (torch.isfinite(params.scale) & (params.scale != 0)).all()
+        ):
             yield f"fit gives scales {params.scale.tolist()} for {len(ramp)} groups"
         if (params.zero is None) != symmetric:
             yield f"fit gives {'no' if params.zero is None else 'a'} zero point where symmetric is {symmetric}"

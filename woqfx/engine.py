@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import time
-import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,19 @@ from typing import Any
 from torch import Tensor
 
 import woqfx
-from woqfx import events
 from woqfx.algorithm import Algorithm, Layer, read_options
-from woqfx.checkpoint import JOURNAL, MANIFEST, WORK, manifest, natural, small_files
-from woqfx.errors import OutputError, PluginError, WoqfxError
+from woqfx.checkpoint import small_files
+from woqfx.errors import OutputError, PluginError, SourceError, WoqfxError
 from woqfx.format import StoredWeight
-from woqfx.journal import Journal
 from woqfx.layers import LayerInfo
+from woqfx.manifest import FileFacts, Manifest, natural
 from woqfx.planning import LayerPlan, Plan
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.quality import relative_error
+from woqfx.reporting import reporting
 from woqfx.source import Source
-from woqfx.writer import Parts, Writer, discard
-
-#: The largest weight file to write; larger models get several.
-SHARD_BYTES = 4_000_000_000
+from woqfx.writer import SHARD_BYTES, Parts, open_writer
 
 
 @dataclass(frozen=True)
@@ -99,45 +94,39 @@ def write_checkpoint(
 ) -> Iterator[Done]:
     """Quantize `source` into the folder `out`, going on with a killed run of the same request.
 
-    Yields each tensor after it is written; the output is complete when the iterator ends.
+    Yields each tensor after it is written; the output is complete when the iterator ends. Raises `OutputError`,
+    `SourceError` and `WeightError`; what was committed until then is kept, and a checkpoint that was there before
+    stays as it was.
     """
-    run = _describe_run(source, plan, shard_bytes)
-    _prepare(out, source, run, overwrite=overwrite)
+    _refuse_inside(out, source)
+    fingerprint = source.fingerprint()
+    run = _describe_run(source, plan, shard_bytes, fingerprint)
     items = _items(source, plan)
-    report = _Reporter(source, plan, str(out), len(items))
-    writer = Writer(out, items, run, shard_bytes)
-    try:
-        left = [name for name in items if name not in writer.facts]
-        report.started(writer.facts)
+    writer = open_writer(out, items, run, overwrite=overwrite, resumable=source.resumable, shard_bytes=shard_bytes)
+    left = [name for name in items if name not in writer.facts]
+    with closing(writer), reporting(source, plan, out, len(items), earlier=writer.facts) as report:
         for done in quantize_tensors(source, plan, left):
             committed = writer.write(done.name, done.parts(), done.error)
-            report.done(done)
+            report.done(done.name, done.error)
             if committed:
-                report.committed(writer.written)
+                report.committed(writer.nbytes)
             yield done
+        if left and source.fingerprint() != fingerprint:
+            raise SourceError(f"{source.label} was changed while it was read: start again with overwrite=True")
         errors = dict(writer.facts)
-        writer.finish(lambda: _sidecars(source, plan), lambda files: _manifest(source, plan, files, errors))
-        report.finished()
-    except BaseException as error:
-        report.failed(error)
-        raise
-    finally:
-        writer.close()
+        writer.finish(
+            lambda: small_files(source.config(), plan.request.to_json(), source.sidecars()),
+            lambda files: _manifest(source, plan, files, errors),
+        )
 
 
 def quantize_in_memory(source: Source, plan: Plan) -> Iterator[Done]:
     """Quantize all of `source` without writing anything."""
     names = sorted(source.tensors, key=natural)
-    report = _Reporter(source, plan, None, len(names))
-    try:
-        report.started(())
+    with reporting(source, plan, None, len(names), earlier=()) as report:
         for done in quantize_tensors(source, plan, names):
-            report.done(done)
+            report.done(done.name, done.error)
             yield done
-        report.finished()
-    except BaseException as error:
-        report.failed(error)
-        raise
 
 
 def _items(source: Source, plan: Plan) -> dict[str, Parts]:
@@ -153,7 +142,7 @@ def _items(source: Source, plan: Plan) -> dict[str, Parts]:
     return items
 
 
-def _describe_run(source: Source, plan: Plan, shard_bytes: int) -> dict[str, Any]:
+def _describe_run(source: Source, plan: Plan, shard_bytes: int, fingerprint: str) -> dict[str, Any]:
     """What must be the same for a run to go on where another one stopped."""
     schemes = {planned.scheme for planned in plan.quantized.values() if planned.scheme}
     providers = {
@@ -164,87 +153,25 @@ def _describe_run(source: Source, plan: Plan, shard_bytes: int) -> dict[str, Any
     return {
         "woqfx": woqfx.__version__,
         "plugins": sorted(providers),
-        "source": {"name": source.label, "fingerprint": source.fingerprint() if source.resumable else "live"},
+        "source": {"name": source.label, "fingerprint": fingerprint if source.resumable else "live"},
         "request": plan.request.to_json(),
         "shard_bytes": shard_bytes,
     }
 
 
-def _prepare(out: Path, source: Source, run: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Refuse to write into the model that is read, and what `check_output` refuses."""
-    origin = Path(source.label)
-    if source.resumable and origin.resolve() in (out.resolve(), *out.resolve().parents):
-        raise OutputError(f"{out} is inside the model that is read, {origin}: choose another folder")
-    check_output(out, run, overwrite=overwrite, resumable=source.resumable)
+def _refuse_inside(out: Path, source: Source) -> None:
+    """Refuse to write into the model that is read."""
+    origin = Path(source.label).resolve()
+    if source.resumable and origin in (out.resolve(), *out.resolve().parents):
+        raise OutputError(f"{out} is inside the model that is read, {source.label}: choose another folder")
 
 
-def check_output(out: Path, run: Mapping[str, Any], *, overwrite: bool, resumable: bool) -> None:
-    """Refuse an output folder whose content would be lost; clear away an unfinished run that is to be lost."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file: give a folder")
-    unfinished = (out / WORK).is_dir()
-    finished = (out / MANIFEST).exists()
-    if finished and not unfinished and not overwrite:
-        raise OutputError(
-            f"{out} holds a finished checkpoint: pass overwrite=True (--overwrite) or choose another folder"
-        )
-    if out.is_dir() and not unfinished and not finished and any(out.iterdir()):
-        raise OutputError(f"{out} holds other files: choose an empty or a new folder")
-    if unfinished:
-        earlier = Journal.peek(out / WORK / JOURNAL)
-        same = earlier is not None and earlier.run == json.loads(json.dumps(run))
-        if (overwrite and not same) or (same and not resumable):
-            discard(out)
-
-
-def _sidecars(source: Source, plan: Plan) -> dict[str, bytes]:
-    return small_files(source.config(), plan.request.to_json(), source.sidecars())
-
-
-def _manifest(source: Source, plan: Plan, files: Any, errors: Mapping[str, float | None]) -> bytes:
+def _manifest(
+    source: Source, plan: Plan, files: Mapping[str, FileFacts], errors: Mapping[str, float | None]
+) -> Manifest:
     weights = {
         name: StoredWeight(planned.scheme, planned.layer.shape, planned.float_dtype)
         for name, planned in plan.quantized.items()
         if planned.scheme is not None
     }
-    return manifest(plan.request.to_json(), weights, errors, source.aliases, files)
-
-
-class _Reporter:
-    """Turns progress into events."""
-
-    def __init__(self, source: Source, plan: Plan, output: str | None, tensors: int) -> None:
-        self.run = uuid.uuid4().hex[:8]
-        self.source, self.plan, self.output, self.tensors = source, plan, output, tensors
-        self.count = 0
-        self.start = self.last = time.monotonic()
-
-    def started(self, earlier: Collection[str]) -> None:
-        """`earlier` are the tensors that a killed run has done."""
-        self.count = len(earlier)
-        weights = {name: planned.weights for name, planned in self.plan.quantized.items()}
-        resumed = sum(weights.get(name, 0) for name in earlier)
-        registry().emit(
-            events.RunStarted(
-                self.run, self.source.label, self.output, self.tensors, self.count, sum(weights.values()), resumed
-            )
-        )
-
-    def done(self, done: Done) -> None:
-        self.count += 1
-        now = time.monotonic()
-        planned = self.plan.quantized.get(done.name)
-        weights = planned.weights if planned else 0
-        registry().emit(
-            events.TensorDone(self.run, done.name, self.count, self.tensors, weights, now - self.last, done.error)
-        )
-        self.last = now
-
-    def committed(self, written: int) -> None:
-        registry().emit(events.Committed(self.run, self.count, written))
-
-    def finished(self) -> None:
-        registry().emit(events.RunFinished(self.run, self.output, time.monotonic() - self.start))
-
-    def failed(self, error: BaseException) -> None:
-        registry().emit(events.RunFailed(self.run, f"{type(error).__name__}: {error}"))
+    return Manifest(plan.request.to_json(), weights, errors, source.aliases, files)

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from woqfx.backend import Backend
 from woqfx.checkpoint import Checkpoint, is_checkpoint
+from woqfx.config import build
 from woqfx.cpu import this_cpu
 from woqfx.engine import Done
-from woqfx.errors import CheckpointError, PlanError
+from woqfx.errors import CheckpointError, PlanError, UnknownNameError
 from woqfx.format import StoredModel
 from woqfx.layers import find_layers, install
+from woqfx.manifest import short
 from woqfx.planning import Plan
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
-from woqfx.skeleton import build_skeleton, materialize
+from woqfx.skeleton import materialize, named_state
 from woqfx.source import Source
 
 
@@ -37,6 +39,7 @@ def assemble(stored: StoredModel, backend: Backend, skeleton: nn.Module | None =
     """Pack each weight of `stored` into a module tree, and give everything else its value."""
     check_support(stored, backend)
     model = build_from(stored) if skeleton is None else skeleton
+    _check_places(stored, model)
     layers = {layer.weight: layer for layer in find_layers(model)}
     for name, weight in stored.weights.items():
         layer = layers.get(name)
@@ -67,6 +70,11 @@ def check_support(stored: StoredModel, backend: Backend) -> None:
     """Raise `PlanError`, with every layer's reason, if the backend cannot run all weights."""
     refused = []
     for name, weight in stored.weights.items():
+        try:
+            registry().compute_dtype(weight.scheme.compute_dtype)
+        except UnknownNameError as error:
+            refused.append(f"{name}: {error}")
+            continue
         support = backend.supports(weight.scheme, registry().dtype(weight.scheme.dtype), weight.shape, this_cpu())
         if not support.ok:
             refused.append(f"{name}: backend {backend.name} cannot run it: {support.reason}; {support.remedy}")
@@ -76,20 +84,32 @@ def check_support(stored: StoredModel, backend: Backend) -> None:
 
 def build_from(stored: StoredModel) -> nn.Module:
     """The module tree that the checkpoint's config describes, on the meta device."""
-    from transformers import AutoConfig
-
     if stored.config is None:
         raise CheckpointError(
             f"{stored.label} has no config.json: pass the module tree, woqfx.load(path, model=module)"
         )
-    config: dict[str, Any] = dict(stored.config)
-    try:
-        parsed = AutoConfig.for_model(**config)
-    except Exception as error:
+    return build(stored.config, len(stored.weights) + len(stored.kept), stored.label)
+
+
+def _check_places(stored: StoredModel, model: nn.Module) -> None:
+    """Every tensor of the checkpoint has a place of its own in the model, and every place a tensor."""
+    state = dict(named_state(model))
+    taken: dict[int, str] = {}
+    for name in (*stored.weights, *stored.kept):
+        if name not in state:
+            raise CheckpointError(f"{stored.label}: the model has no {short(name)}")
+        other = taken.setdefault(id(state[name]), name)
+        if other != name:
+            raise CheckpointError(
+                f"{stored.label}: {other} and {name} are one tensor in the model, but the files hold both; "
+                'if they differ, config.json must say "tie_word_embeddings": false'
+            )
+    absent = [name for name, tensor in state.items() if id(tensor) not in taken]
+    if absent:
         raise CheckpointError(
-            f"{stored.label}: config.json describes no model that transformers knows: {error}"
-        ) from error
-    return build_skeleton(parsed)
+            f"{stored.label} lacks {len(absent)} tensors of {type(model).__name__}, {absent[0]} for one: "
+            "it is incomplete, or belongs to another model"
+        )
 
 
 def put(model: nn.Module, name: str, tensor: Tensor, label: str) -> None:
@@ -103,8 +123,11 @@ def put(model: nn.Module, name: str, tensor: Tensor, label: str) -> None:
     current = held.get(key)
     if current is None:
         raise CheckpointError(f"{label}: the model has no {name}")
-    if current.shape != tensor.shape:
-        raise CheckpointError(f"{label}: {name} has shape {list(tensor.shape)}; the model's is {list(current.shape)}")
+    if current.shape != tensor.shape or current.is_floating_point() != tensor.is_floating_point():
+        raise CheckpointError(
+            f"{label}: {name} is {tensor.dtype} {list(tensor.shape)}; the model's is "
+            f"{current.dtype} {list(current.shape)}"
+        )
     if key in module._buffers:
         module._buffers[key] = tensor
         return

@@ -10,6 +10,7 @@ from torch import Tensor
 from woqfx.dtype import DType, GroupParams
 from woqfx.errors import WeightError
 from woqfx.groups import split_groups
+from woqfx.packing import pack, packed_width
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme
 
@@ -31,21 +32,23 @@ def quantize_nearest(weight: Tensor, dtype: DType, scheme: Scheme, *, name: str,
     *_, k = shape = tuple(weight.shape)
     rows = weight.reshape(-1, k)
     width, count = scheme.group_width(k), scheme.group_count(k)
-    codes = torch.empty(rows.shape, dtype=torch.uint8)
+    packed = torch.empty(len(rows), packed_width(k, dtype.bits), dtype=torch.uint8)
     scale = torch.empty(len(rows), count, dtype=torch.float32)
     zero = None if scheme.symmetric else torch.empty_like(scale)
     for part in _chunks(len(rows), max(1, _CHUNK // k)):
-        for which, columns, block in split_groups(rows[part].to(torch.float32), width):
+        block_codes = []
+        for which, _, block in split_groups(rows[part].to(torch.float32), width):
             params = fit(block).stored_as(scheme.scale_dtype)
-            codes[part, columns] = dtype.encode(block, params).flatten(-2)
+            block_codes.append(dtype.encode(block, params).flatten(-2))
             scale[part, which] = params.scale
             if zero is not None and params.zero is not None:
                 zero[part, which] = params.zero
+        packed[part] = pack(torch.cat(block_codes, dim=-1) if len(block_codes) > 1 else block_codes[0], dtype.bits)
     if not bool(torch.isfinite(scale).all()):
         raise _unfit(rows, scale, scheme, name)
-    lead = shape[:-1]
+    *lead, _ = shape
     params = GroupParams(scale.view(*lead, count), None if zero is None else zero.view(*lead, count))
-    return QTensor.build(dtype, scheme, codes.view(shape), params)
+    return QTensor.of_packed(dtype, scheme, shape, packed.view(*lead, -1), params)
 
 
 def _chunks(count: int, step: int) -> Iterable[slice]:

@@ -21,7 +21,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     if bits == 8:
         return codes.contiguous()
     if bits == 4 and codes.shape[-1] % 2 == 0:
-        return codes[..., 0::2] | (codes[..., 1::2] << 4)
+        # Both codes of a byte at once, as the two bytes of a little-endian word.
+        words = codes.contiguous().view(torch.int16)
+        return (words | words >> 4).to(torch.uint8)
     stream = _bits_of(codes, bits).flatten(-2)
     stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % 8))
     return _bytes_of(stream.view(*stream.shape[:-1], -1, 8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class Provenance:
     errors: Mapping[str, float | None]
     config: Mapping[str, Any] | None
     aliases: Mapping[str, str]
-    sidecars: Callable[[], Mapping[str, bytes]]
+    sidecars: Mapping[str, bytes]
 
     def attach(self, model: nn.Module) -> None:
         """Have the model remember it."""

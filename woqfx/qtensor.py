@@ -40,9 +40,22 @@ class QTensor:
         cls, dtype: DType, scheme: Scheme, codes: Tensor, params: GroupParams, order: Tensor | None = None
     ) -> QTensor:
         """From unpacked codes uint8 [..., N, K] and float32 parameters [..., N, G]."""
+        return cls.of_packed(dtype, scheme, tuple(codes.shape), pack(codes, dtype.bits), params, order)
+
+    @classmethod
+    def of_packed(
+        cls,
+        dtype: DType,
+        scheme: Scheme,
+        shape: tuple[int, ...],
+        packed: Tensor,
+        params: GroupParams,
+        order: Tensor | None = None,
+    ) -> QTensor:
+        """From codes in bytes and float32 parameters [..., N, G]."""
         scales = compress(params.scale) if scheme.double_quant else params.scale.to(scale_storage(scheme.scale_dtype))
         zeros = None if params.zero is None else params.zero.to(torch.uint8)
-        return cls(dtype, scheme, tuple(codes.shape), pack(codes, dtype.bits), scales, zeros, order)
+        return cls(dtype, scheme, shape, packed, scales, zeros, order)
 
     @property
     def out_features(self) -> int:

@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from woqfx.checkpoint import manifest, natural, small_files
-from woqfx.engine import SHARD_BYTES, check_output
+from woqfx.checkpoint import small_files
+from woqfx.engine import Done
 from woqfx.format import StoredWeight
 from woqfx.layers import packed_weights
+from woqfx.manifest import Manifest, natural
 from woqfx.provenance import provenance_of
-from woqfx.qtensor import QTensor
 from woqfx.skeleton import named_state
-from woqfx.writer import Parts, Writer
+from woqfx.writer import Parts, open_writer
 
 
 def save(model: nn.Module, out: Path, *, overwrite: bool) -> None:
     """See `woqfx.save`."""
     origin = provenance_of(model)
     packed = packed_weights(model)
-    inside = tuple(f"{name}." for name in packed)
-    kept: dict[str, Tensor] = {
+    inside = tuple(f"{name}." for name in (*packed, *origin.aliases))
+    kept = {
         name: tensor.detach().cpu()
         for name, tensor in named_state(model)
         if name not in origin.aliases and not name.startswith(inside)
     }
-    quantized: dict[str, QTensor] = {name: weight.qtensor() for name, weight in packed.items()}
-    items: dict[str, Parts] = {}
-    for name in sorted({*kept, *quantized}, key=natural):
-        items[name] = {
-            part: (tensor.dtype, tuple(tensor.shape)) for part, tensor in _parts(name, kept, quantized).items()
-        }
-    # The run cannot go on in another process: its name makes sure that none tries.
-    run = {"save": uuid.uuid4().hex}
-    check_output(out, run, overwrite=overwrite, resumable=False)
-    writer = Writer(out, items, run, SHARD_BYTES)
+
+    def parts(name: str) -> Mapping[str, Tensor]:
+        # A backend may have to unpack: one weight at a time.
+        return Done(name, kept[name] if name in kept else packed[name].qtensor(), None).parts()
+
+    names = sorted({*kept, *packed}, key=natural)
+    items: dict[str, Parts] = {
+        name: {part: (tensor.dtype, tuple(tensor.shape)) for part, tensor in parts(name).items()} for name in names
+    }
+    weights = {name: StoredWeight(weight.scheme, tuple(weight.shape), weight.dtype) for name, weight in packed.items()}
+    # Any save of a module looks like any other: one that was killed is started again.
+    writer = open_writer(out, items, {"save": type(model).__name__}, overwrite=overwrite, resumable=False)
     try:
-        for name in items:
-            writer.write(name, _parts(name, kept, quantized), None)
-        weights = {name: StoredWeight(q.scheme, q.shape, packed[name].dtype) for name, q in quantized.items()}
+        for name in names:
+            writer.write(name, parts(name), None)
         writer.finish(
-            lambda: small_files(origin.config, origin.request, origin.sidecars()),
-            lambda files: manifest(origin.request, weights, origin.errors, origin.aliases, files),
+            lambda: small_files(origin.config, origin.request, origin.sidecars),
+            lambda files: Manifest(origin.request, weights, origin.errors, origin.aliases, files),
         )
     finally:
         writer.close()
-
-
-def _parts(name: str, kept: Mapping[str, Tensor], quantized: Mapping[str, QTensor]) -> dict[str, Tensor]:
-    if name in kept:
-        return {name: kept[name]}
-    return {f"{name}.{suffix}": part for suffix, part in quantized[name].tensors().items()}

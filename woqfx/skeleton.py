@@ -166,8 +166,9 @@ def _initialize_buffers(model: nn.Module, names: list[str]) -> list[str]:
         prefix, _, leaf = name.rpartition(".")
         owners[prefix].append(leaf)
     modules = dict(model.named_modules(remove_duplicate=False))
+    holder: Any  # modules too: one can stand in a parameter's place
     for holder in (*(tensor for _, tensor in named_state(model)), *model.modules()):
-        setattr(holder, "_is_hf_initialized", True)
+        holder._is_hf_initialized = True
     unset = []
     with (
         torch.inference_mode(False),  # an inference tensor has no version counter

@@ -1,16 +1,13 @@
-"""Writing a checkpoint so that a run can be killed at any point and go on.
+"""Filling an output folder so that a run can be killed at any point and go on.
 
-Everything is made in `woqfx-unfinished/` inside the output folder: shards, written front to back in the
-order of the plan, and the journal, which says up to where each shard is safe. When all is there, a last
-journal record lists the finished files; then they are moved up one by one, the manifest last. So a
-folder with a manifest is complete, one without it says that it is not, and a checkpoint that was there
-before stays whole until its successor is safe on disk.
+Shards are written front to back, in the order of the plan, into the folder's work place. The journal says up to where
+each of them is safe on disk, and what the bytes up to there hash to; a run that goes on checks that, cuts off what
+lies behind, and continues there. `woqfx.output` describes how the finished files appear.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -22,10 +19,14 @@ import torch
 from torch import Tensor
 
 from woqfx import durable
-from woqfx.checkpoint import INDEX, JOURNAL, MANIFEST, WORK, as_json
 from woqfx.errors import CheckpointError, OutputError
 from woqfx.journal import Journal
+from woqfx.manifest import INDEX, MANIFEST, FileFacts, Manifest, as_json
+from woqfx.output import JOURNAL, WORK, Finished, claim, files_of, finished, items_of, publish
 from woqfx.tensorfile import Layout, layout, raw_bytes
+
+#: The largest weight file to write; larger models get several.
+SHARD_BYTES = 4_000_000_000
 
 _COMMIT_SECONDS = 2.0
 _COMMIT_BYTES = 256 << 20
@@ -43,55 +44,51 @@ class _Shard:
 
 
 class Writer:
-    """An output folder being filled, item by item, in the order of `items`.
+    """An output folder being filled, item by item, in the order of `items`. Made by `open_writer`.
 
     An item is one parameter of the model: its parts are written together. `facts` holds those that are
     written, by an earlier run or this one, with what was noted of each.
     """
 
-    def __init__(self, folder: Path, items: Mapping[str, Parts], run: Mapping[str, Any], shard_bytes: int) -> None:
-        self.folder, self.work = folder, folder / WORK
+    def __init__(self, folder: Path, journal: Journal, items: Mapping[str, Parts], shard_bytes: int) -> None:
+        self.folder, self._work, self._journal = folder, folder / WORK, journal
         self._shards = _plan_shards(items, shard_bytes)
         self._shard_of = {item: shard for shard in self._shards for item in shard.items}
-        durable.make_folder(self.work)
-        self._journal = Journal.open(self.work / JOURNAL, run)
-        self._records: list[dict[str, Any]] = []
+        self._pending: list[dict[str, Any]] = []  # journal records of what is not safe yet
         self._pending_bytes = 0
         self._last_commit = time.monotonic()
-        self._fd: int | None = None
+        self._fd: int | None = None  # of the shard that is being written
         self._hash = hashlib.sha256()
         self._size = 0
-        committed = [record for record in self._journal.records if "item" in record]
-        self.facts: dict[str, Any] = {record["item"]: record["facts"] for record in committed}
-        self._finished = next((record for record in self._journal.records if "files" in record), None)
-        self._hashes: dict[str, dict[str, Any]] = {}
-        if self._finished is None:
-            self._resume(committed)
+        self._complete: dict[str, FileFacts] = {}
+        self._finished = finished(journal.records)
+        written = items_of(journal.records)
+        self.facts: dict[str, Any] = {record["item"]: record["facts"] for record in written}
+        if self._finished is not None:
+            self._finished.check(folder)
+        else:
+            self._resume({record["file"]: record for record in written})
 
-    # -- going on where an earlier run was ---------------------------------------------------------
-
-    def _resume(self, committed: list[Mapping[str, Any]]) -> None:
-        last = {record["file"]: record for record in committed}
+    def _resume(self, last: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on where an earlier run was. `last` is the newest journal record of each shard that was begun."""
         for shard in self._shards:
-            record = last.get(shard.name)
-            if record is None:
+            if shard.name not in last:
                 return
-            self._hash, self._size = _hash_prefix(self.work / shard.name, record)
-            if self._size == shard.layout.size:
-                self._hashes[shard.name] = {"bytes": self._size, "sha256": self._hash.hexdigest()}
-                continue
-            with durable.explained(self.work / shard.name):
-                self._fd = os.open(self.work / shard.name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                durable.truncate(self._fd, self._size)
-                os.lseek(self._fd, self._size, os.SEEK_SET)
-            return
+            path = self._work / shard.name
+            self._size = last[shard.name]["bytes"]
+            self._hash = _hash_of_prefix(path, self._size, last[shard.name]["sha256"])
+            if last[shard.name]["item"] != shard.items[-1]:
+                with durable.explained(path):
+                    self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                    durable.truncate(self._fd, self._size)
+                    os.lseek(self._fd, self._size, os.SEEK_SET)
+                return
+            self._complete[shard.name] = FileFacts(self._size, self._hash.hexdigest())
 
     @property
-    def written(self) -> int:
-        """Bytes of finished and begun shards."""
-        return sum(facts["bytes"] for facts in self._hashes.values()) + (self._size if self._fd is not None else 0)
-
-    # -- writing -----------------------------------------------------------------------------------
+    def nbytes(self) -> int:
+        """Bytes of complete and begun shards."""
+        return sum(facts.nbytes for facts in self._complete.values()) + (self._size if self._fd is not None else 0)
 
     def write(self, item: str, parts: Mapping[str, Tensor], facts: Any) -> bool:
         """Write the next item. `facts` go into the journal and come back as `facts`. True if this committed.
@@ -99,7 +96,7 @@ class Writer:
         Raises `OutputError` if the parts are not what was planned, or cannot be written.
         """
         shard = self._shard_of[item]
-        with durable.explained(self.work / shard.name):
+        with durable.explained(self._work / shard.name):
             if self._fd is None:
                 self._begin(shard)
             for name, part in parts.items():
@@ -109,22 +106,21 @@ class Writer:
                 self._append(raw_bytes(part.contiguous()))
         self.facts[item] = facts
         digest = self._hash.hexdigest()
-        self._records.append({"item": item, "file": shard.name, "bytes": self._size, "sha256": digest, "facts": facts})
-        if item == shard.items[-1]:
-            self._hashes[shard.name] = {"bytes": self._size, "sha256": digest}
-            self.commit()
-            self._end()
-            return True
+        self._pending.append({"item": item, "file": shard.name, "bytes": self._size, "sha256": digest, "facts": facts})
+        ends_shard = item == shard.items[-1]
         late = time.monotonic() - self._last_commit >= _COMMIT_SECONDS
-        if late or self._pending_bytes >= _COMMIT_BYTES:
-            self.commit()
-            return True
-        return False
+        if not (ends_shard or late or self._pending_bytes >= _COMMIT_BYTES):
+            return False
+        self._commit(shard)
+        if ends_shard:
+            self._complete[shard.name] = FileFacts(self._size, digest)
+            self._let_go()
+        return True
 
     def _begin(self, shard: _Shard) -> None:
-        path = self.work / shard.name
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        durable.sync_folder(self.work)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(self._work / shard.name, flags, 0o666)
+        durable.sync_folder(self._work)
         self._hash, self._size = hashlib.sha256(), 0
         self._append(shard.layout.header)
 
@@ -135,81 +131,83 @@ class Writer:
         self._size += len(data)
         self._pending_bytes += len(data)
 
-    def _end(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-    def commit(self) -> None:
+    def _commit(self, shard: _Shard) -> None:
         """Make all that was written safe, then say so in the journal."""
-        if self._records:
-            with durable.explained(self.work):
-                if self._fd is not None:
-                    durable.sync(self._fd)
-            self._journal.append(self._records)
-        self._records, self._pending_bytes, self._last_commit = [], 0, time.monotonic()
+        assert self._fd is not None
+        with durable.explained(self._work / shard.name):
+            durable.sync(self._fd)
+        self._journal.append(self._pending)
+        self._pending, self._pending_bytes, self._last_commit = [], 0, time.monotonic()
 
-    # -- finishing ---------------------------------------------------------------------------------
+    def finish(
+        self,
+        small_files: Callable[[], Mapping[str, bytes]],
+        manifest: Callable[[Mapping[str, FileFacts]], Manifest],
+    ) -> None:
+        """Write the small files and the manifest, then publish everything.
 
-    def finish(self, sidecars: Callable[[], Mapping[str, bytes]], manifest: Callable[[Any], bytes]) -> None:
-        """Write the small files, then publish everything.
-
-        `manifest` is given the facts of all files, by name, and returns the manifest's bytes.
+        `manifest` is given the facts of all files, by name. Neither is called if an earlier run came so far.
         """
         if self._finished is None:
-            files = dict(self._hashes)
-            texts = dict(sidecars())
+            texts = dict(small_files())
             if len(self._shards) > 1:
                 texts[INDEX] = self._index()
-            for name, data in sorted(texts.items()):
-                durable.write_file(self.work / name, data)
-                files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            files = dict(sorted(files.items()))
-            durable.write_file(self.work / MANIFEST, manifest(files))
-            stale = sorted(_listed(self.folder / MANIFEST) - set(files))
-            self._finished = {"files": list(files), "stale": stale}
-            self._journal.append([self._finished])
-        self._publish(**self._finished)
+            files = self._complete | {name: FileFacts.of(text) for name, text in texts.items()}
+            texts[MANIFEST] = manifest(files).to_bytes()
+            for name, text in sorted(texts.items()):
+                durable.write_file(self._work / name, text)
+            sizes = {name: facts.nbytes for name, facts in sorted(files.items())}
+            self._finished = Finished(sizes, sorted(files_of(self.folder) - set(files)))
+            self._journal.append([self._finished.to_json()])
+        publish(self.folder, self._journal)
 
     def _index(self) -> bytes:
         where = {name: shard.name for shard in self._shards for name in shard.layout.entries}
         total = sum(entry.nbytes for shard in self._shards for entry in shard.layout.entries.values())
         return as_json({"metadata": {"total_size": total}, "weight_map": where})
 
-    def _publish(self, files: list[str], stale: list[str]) -> None:
-        """Move the finished files up, the manifest last. Every step may have been done by a killed run already."""
-        if (self.work / MANIFEST).exists():
-            durable.remove(self.folder / MANIFEST)
-            for name in files:
-                if (self.work / name).exists():
-                    durable.replace(self.work / name, self.folder / name)
-            for name in stale:
-                durable.remove(self.folder / name)
-            durable.replace(self.work / MANIFEST, self.folder / MANIFEST)
-        discard(self.folder, self._journal)
-
     def close(self) -> None:
         """Let go of the folder, keeping what was committed."""
-        self._end()
+        self._let_go()
         self._journal.close()
 
+    def _let_go(self) -> None:
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
 
-def discard(folder: Path, journal: Journal | None = None) -> None:
-    """Remove the unfinished work in an output folder; the journal last, so that it can be done again."""
-    work = folder / WORK
-    if not work.is_dir():
-        return
-    for path in sorted(work.iterdir()):
-        if path.name != JOURNAL:
-            durable.remove(path)
-    if journal is None:
-        Journal.discard(work / JOURNAL)
-    else:
-        durable.remove(work / JOURNAL)
-        journal.close()
-    with durable.explained(work):
-        work.rmdir()
-    durable.sync_folder(folder)
+
+def open_writer(
+    out: Path,
+    items: Mapping[str, Parts],
+    run: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    resumable: bool = True,
+    shard_bytes: int = SHARD_BYTES,
+) -> Writer:
+    """Start filling `out`, or go on with a run of the same description `run` that was stopped.
+
+    Refuses what `woqfx.output.claim` refuses. Raises `CheckpointError` if what the stopped run left is not as its
+    journal says; with `overwrite` it is thrown away instead, unless it only cannot be read now.
+    """
+
+    def attempt() -> Writer:
+        journal = claim(out, run, overwrite=overwrite, resumable=resumable)
+        try:
+            return Writer(out, journal, items, shard_bytes)
+        except BaseException:
+            journal.close()
+            raise
+
+    try:
+        return attempt()
+    except CheckpointError as error:
+        unreadable = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+        if unreadable or not overwrite:
+            raise
+    Journal.discard(out / JOURNAL)
+    return attempt()
 
 
 def _plan_shards(items: Mapping[str, Parts], shard_bytes: int) -> list[_Shard]:
@@ -235,9 +233,10 @@ def _plan_shards(items: Mapping[str, Parts], shard_bytes: int) -> list[_Shard]:
     ]
 
 
-def _hash_prefix(path: Path, record: Mapping[str, Any]) -> tuple[Any, int]:
-    """Read what the journal says is safe, and check that it is."""
-    digest, left = hashlib.sha256(), int(record["bytes"])
+def _hash_of_prefix(path: Path, size: int, expected: str) -> Any:
+    """The state of SHA-256 after the first `size` bytes, which the journal says are safe: check that they are."""
+    digest, left = hashlib.sha256(), size
+    afresh = "start afresh with overwrite=True (--overwrite)"
     try:
         with path.open("rb") as file:
             while left and (block := file.read(min(left, 1 << 20))):
@@ -245,20 +244,8 @@ def _hash_prefix(path: Path, record: Mapping[str, Any]) -> tuple[Any, int]:
                 left -= len(block)
     except OSError as error:
         raise CheckpointError(
-            f"{path}, part of an unfinished run, cannot be read: {error.strerror}; {_AFRESH}"
+            f"{path}, part of an unfinished run, cannot be read: {error.strerror}; {afresh}"
         ) from error
-    if left or digest.hexdigest() != record["sha256"]:
-        raise CheckpointError(f"{path}, part of an unfinished run, is not as the journal left it; {_AFRESH}")
-    return digest, int(record["bytes"])
-
-
-_AFRESH = "start afresh with overwrite=True (--overwrite)"
-
-
-def _listed(manifest: Path) -> set[str]:
-    """The files of the checkpoint that is about to be replaced, as far as its manifest can be read."""
-    try:
-        names = json.loads(manifest.read_bytes())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    return {name for name in names if isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")}
+    if left or digest.hexdigest() != expected:
+        raise CheckpointError(f"{path}, part of an unfinished run, is not as the journal left it; {afresh}")
+    return digest

@@ -16,14 +16,17 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class Failure(click.ClickException):
-    """An error of woqfx's own as the command line shows it. Exit code 1, or 2 for a request that cannot be met."""
-
-    def __init__(self, error: WoqfxError) -> None:
-        super().__init__(str(error))
-        self.exit_code = 2 if isinstance(error, PlanError) else 1
+    """An error of woqfx's own as the command line shows it. Exit code 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
+        """Print it on standard error."""
         click.echo(f"{click.style('error:', fg='red', bold=True)} {self.message}", file=file, err=True)
+
+
+class Refusal(Failure):
+    """A request that cannot be met. Exit code 2, as for flags that cannot be meant."""
+
+    exit_code = 2
 
 
 @contextmanager
@@ -36,7 +39,8 @@ def reported() -> Iterator[None]:
         except WoqfxError as error:
             if os.environ.get("WOQFX_DEBUG", "") not in ("", "0"):
                 raise
-            raise Failure(error) from error
+            kind = Refusal if isinstance(error, PlanError) else Failure
+            raise kind(str(error)) from error
         except KeyboardInterrupt:
             warn("interrupted")
             raise click.exceptions.Exit(INTERRUPTED) from None

@@ -49,10 +49,16 @@ class GGUFSource(StoredSource):
             weakref.finalize(self, opened.pop_all().close)
 
     def _settings_file(self) -> AbstractContextManager[Path]:
-        """A file with the header's settings for transformers to read."""
-        if f"{self._file.architecture}.vocab_size" in self._file.metadata:
-            return self._file.without_vocabulary()
-        return nullcontext(self._file.path)  # transformers counts the vocabulary
+        """A file with the header's settings for transformers to read.
+
+        The whole file where transformers counts the vocabulary: if its size is not stated, and in the newer rules.
+        """
+        from transformers.integrations.gguf.utils import is_gguf_arch_supported
+
+        architecture = self._file.architecture
+        if is_gguf_arch_supported(architecture) or f"{architecture}.vocab_size" not in self._file.metadata:
+            return nullcontext(self._file.path)
+        return self._file.without_vocabulary()
 
     @property
     def unexpected(self) -> tuple[str, ...]:

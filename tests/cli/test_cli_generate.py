@@ -1,0 +1,96 @@
+"""`woqfx generate`: the text that `model.generate` gives."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import woqfx
+
+PROMPT = "The capital"
+
+
+def continued(checkpoint, text=PROMPT, tokens=8, **settings):
+    """What the loaded model goes on with."""
+    model, tokenizer = woqfx.load(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    torch.manual_seed(1)
+    made = model.generate(ids, max_new_tokens=tokens, pad_token_id=0, **{"do_sample": False, **settings})
+    return tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def test_prompt_and_continuation(run, checkpoint):
+    result = run("generate", checkpoint, "-p", PROMPT, "--max-new-tokens", 8)
+    assert result.stdout == PROMPT + continued(checkpoint) + "\n"
+    assert "8 tokens in" in result.stderr
+
+
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_streaming_changes_nothing(run, checkpoint, stream):
+    assert run("generate", checkpoint, "-q", "-p", PROMPT, "--max-new-tokens", 8, stream).stdout == (
+        continued(checkpoint) + "\n"
+    )
+
+
+def test_the_prompt_comes_from_standard_input(run, checkpoint):
+    given = run("generate", checkpoint, "-p", PROMPT)
+    assert run("generate", checkpoint, stdin=PROMPT + "\n").stdout == given.stdout
+
+
+def test_sampling_depends_on_the_seed_alone(run, checkpoint):
+    def sampled(seed):
+        flags = ["--temperature", "5", "--max-new-tokens", 12, "-q"]
+        return run("generate", checkpoint, "-p", PROMPT, "--seed", seed, *flags).stdout
+
+    assert sampled(1) == sampled(1)
+    assert len({sampled(seed) for seed in range(5)}) > 1
+    assert sampled(1) == continued(checkpoint, tokens=12, do_sample=True, temperature=5.0) + "\n"
+
+
+def test_chat_applies_the_template(run, checkpoint):
+    asked = run("generate", checkpoint, "--chat", "-p", "Hello", "--max-new-tokens", 8)
+    assert asked.stdout == continued(checkpoint, "[user] Hello\n[assistant] ") + "\n"
+
+
+def test_chat_without_a_template_is_an_error(run, model_folder, tmp_path):
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    shutil.copytree(model_folder, plain, ignore=shutil.ignore_patterns("*.jinja"))
+    woqfx.quantize(plain, out=out)
+    result = run("generate", out, "--chat", "-p", "Hello")
+    assert result.exit_code == 1
+    assert "has no chat template" in result.stderr
+
+
+def test_without_a_tokenizer_it_says_what_is_missing(run, model_folder, tmp_path):
+    bare, out = tmp_path / "bare", tmp_path / "out"
+    shutil.copytree(model_folder, bare, ignore=shutil.ignore_patterns("tokenizer*", "*.jinja"))
+    woqfx.quantize(bare, out=out)
+    result = run("generate", out, "-p", "Hello")
+    assert result.exit_code == 1
+    assert "tokenizer.json" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["--greedy", "--temperature", "1", "-p", "x"], None, "exclude each other"),
+        (["-p", ""], None, "empty"),
+        ([], "", "empty"),
+        (["--temperature", "0", "-p", "x"], None, "--temperature"),
+        (["--max-new-tokens", "0", "-p", "x"], None, "--max-new-tokens"),
+    ],
+    ids=["greedy and hot", "empty prompt", "empty input", "cold", "nothing"],
+)
+def test_what_cannot_be_meant(run, checkpoint, arguments, stdin, message):
+    result = run("generate", checkpoint, *arguments, stdin=stdin)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_what_is_no_checkpoint_yet_says_how_to_make_one(run, smollm2):
+    result = run("generate", smollm2, "-p", "x")
+    assert result.exit_code == 1
+    assert f"woqfx quantize {smollm2} --out FOLDER" in result.stderr

@@ -1,0 +1,73 @@
+"""The documentation is current, and its examples run.
+
+Every fenced block that begins with "```python" is executed, all blocks of a page in order, sharing a namespace, in
+an empty folder; "```python no-run" is not.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from woqfx import hookspecs
+from woqfx.plugins import registry
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("woqfx_"))
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+
+def signature(hook: str) -> str:
+    (definition,) = ast.parse(inspect.getsource(getattr(hookspecs, hook))).body
+    assert isinstance(definition, ast.FunctionDef) and definition.returns is not None
+    return f"def {hook}({ast.unparse(definition.args)}) -> {ast.unparse(definition.returns)}:"
+
+
+def examples(page: Path) -> list[tuple[int, str]]:
+    text = page.read_text()
+    return [(text[: match.start(1)].count("\n"), match[1]) for match in FENCE.finditer(text)]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_has_a_page_with_its_signature_and_an_example(hook):
+    page = ROOT / "docs" / "hooks" / f"{hook}.md"
+    assert f"```python no-run\n{signature(hook)}\n```" in page.read_text()
+    assert any(f"def {hook}(" in code for _, code in examples(page))
+    assert f"[{hook}]({hook}.md)" in (ROOT / "docs" / "hooks" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_has_a_test(hook):
+    tests = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    assert any(hook in path.read_text() for path in tests)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=name_of)
+def test_the_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", module)  # dataclasses look their module up
+    registry.cache_clear()
+    try:
+        for line, code in examples(page):
+            exec(compile("\n" * line + code, str(page), "exec"), vars(module))
+    finally:
+        registry.cache_clear()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    targets = LINK.findall(page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []

@@ -1,0 +1,144 @@
+"""`woqfx eval`: how good a model is, and how much quantizing cost it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from woqfx.cli import text
+from woqfx.cli.models import load_any, load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from woqfx.evaluate import Comparison, Perplexity, Report
+
+_CHARACTERS = 32  # read per token wanted; tokens are shorter in every common script
+
+
+@click.command(
+    "eval",
+    short_help="Measure perplexity, and the distance to the original.",
+    epilog="""\b
+Examples:
+  woqfx eval out/
+  woqfx eval out/ --against path/to/model
+  woqfx eval out/ --text wiki.test.raw --tokens 100000 --context 2048
+  woqfx eval path/to/model --json
+""",
+)
+@click.argument("model")
+@click.option("--against", metavar="ORIGINAL", help="The model before: a folder, a .gguf file, or a name on the Hub.")
+@click.option(
+    "--text",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="UTF-8 text to predict.  [default: the help topics of this Python, real English prose]",
+)
+@click.option(
+    "--tokens", default=2048, show_default=True, type=click.IntRange(min=2), metavar="N", help="How much of it."
+)
+@click.option(
+    "--context",
+    default=512,
+    show_default=True,
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="The text is cut into windows of N tokens; each token is predicted from those before it in its window.",
+)
+@click.option("--backend", default="torch_cpu", show_default=True, metavar="NAME", help="What runs a checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="The numbers as one JSON object.")
+def command(
+    model: str, against: str | None, file: Path | None, tokens: int, context: int, backend: str, as_json: bool
+) -> None:
+    """Measure how well MODEL predicts a text: the lower its perplexity, the better.
+
+    MODEL is a checkpoint, or a model that is not quantized. With --against both are scored on the same tokens, and
+    compared token by token: KL(original || model) says how much of the original's knowledge was lost, in nats per
+    token, and agreement how often both would choose the same next token.
+
+    Numbers compare only for the same text, tokens and context.
+    """
+    from woqfx.evaluate import compare, perplexity
+
+    words, label = _text(file, tokens)
+    ids = _tokenized(model, words)[:tokens]
+    run = load_any(model, backend)
+    result: Comparison | Perplexity
+    with _bar(len(ids)) as report:
+        if against is None:
+            result = perplexity(run, ids, context, report=report)
+        else:
+            result = compare(run, load_any(against, backend), ids, context, report=report)
+    what = {"model": model, "against": against, "text": label, "tokens": len(ids), "context": context}
+    if as_json:
+        click.echo(json.dumps(what | _numbers(result), indent=1))
+    else:
+        _show(what, result)
+
+
+def _text(file: Path | None, tokens: int) -> tuple[str, str]:
+    from woqfx.evaluate import EvaluationError, python_topics
+
+    if file is None:
+        words, label = python_topics()
+        return words[: tokens * _CHARACTERS], label
+    try:
+        with file.open(encoding="utf-8") as opened:
+            return opened.read(tokens * _CHARACTERS), str(file)
+    except ValueError as error:
+        raise EvaluationError(f"{file} is not UTF-8 text: {error}; convert it first") from error
+
+
+def _tokenized(model: str, words: str) -> Tensor:
+    ids: Tensor = load_tokenizer(model)(words, return_tensors="pt", verbose=False).input_ids[0]
+    return ids
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Report | None]:
+    """A bar on standard error if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("predicting", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _numbers(result: Comparison | Perplexity) -> dict[str, Any]:
+    from woqfx.evaluate import Perplexity
+
+    if isinstance(result, Perplexity):
+        return {"scored": result.tokens, "perplexity": result.value}
+    return {
+        "scored": result.model.tokens,
+        "perplexity": result.model.value,
+        "original_perplexity": result.reference.value,
+        "kl": result.divergence,
+        "agreement": result.agreement,
+    }
+
+
+def _show(what: dict[str, Any], result: Comparison | Perplexity) -> None:
+    numbers = _numbers(result)
+    lines = {"perplexity": f"{numbers['perplexity']:.3f}"}
+    if "kl" in numbers:
+        before = numbers["original_perplexity"]
+        lines["perplexity"] += f", {numbers['perplexity'] / before - 1:+.1%} to the original's {before:.3f}"
+        lines["KL"] = f"{numbers['kl']:.5f} nats per token, KL(original || model)"
+        lines["agreement"] = f"{numbers['agreement']:.1%} of the likeliest tokens are the original's"
+    lines["measured on"] = (
+        f"{numbers['scored']} of {what['tokens']} tokens of {what['text']}, in windows of {what['context']}"
+    )
+    text.facts(text.console(), lines)

@@ -1,0 +1,112 @@
+"""`woqfx quantize`: from a model to a checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from woqfx.cli import text
+from woqfx.cli.failures import INTERRUPTED, warn
+from woqfx.cli.request import RequestCommand
+
+if TYPE_CHECKING:
+    from woqfx.planning import Plan
+    from woqfx.progress import Progress
+
+
+@click.command(
+    "quantize",
+    cls=RequestCommand,
+    short_help="Quantize a model into a checkpoint.",
+    epilog="""\b
+Examples:
+  woqfx quantize path/to/model --out out/
+  woqfx quantize model.gguf --dtype nf4 --double-quant --out out/
+  woqfx quantize organisation/name --dtype int4_clip --rule "*.down_proj=int8" --out out/
+  woqfx quantize path/to/model --dtype int8 --group-size -1 --compute-dtype int8 --out out/
+
+See first what would happen, with the same flags: woqfx plan path/to/model
+""",
+)
+@click.argument("model")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where to write it.")
+@click.option("--overwrite", is_flag=True, help="Replace a checkpoint in FOLDER; it stays until the new one is whole.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "json", "none"]),
+    default="auto",
+    show_default=True,
+    help="How to show progress, on standard error: a bar, a JSON object a line, or not at all. auto is a bar on a "
+    "terminal and JSON lines elsewhere.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
+def command(model: str, out: Path, overwrite: bool, progress: Progress, quiet: bool, **request: Any) -> None:
+    """Quantize the weights of MODEL, and write a checkpoint that runs on any machine.
+
+    MODEL is a folder, a .gguf file, or a name on the Hugging Face Hub (organisation/name). It is read one tensor at a
+    time, so memory does not depend on its size. A run that was stopped goes on when the same command is given again.
+
+    Linear layers and stacks of experts are quantized; embeddings and the output head are kept, unless a --rule says
+    otherwise.
+    """
+    from woqfx.api import quantize_to
+    from woqfx.planning import Request, make_plan
+    from woqfx.source import open_source
+
+    source = open_source(model)
+    plan = make_plan(source, Request.read(**request))
+    for warning in plan.warnings:
+        warn(warning)
+    plan.check()
+    start = time.monotonic()
+    try:
+        quantize_to(source, plan, out, overwrite=overwrite, progress=_shown(progress, quiet))
+    except KeyboardInterrupt:
+        _say_how_to_go_on(out)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    if not quiet:
+        _summarize(plan, out, time.monotonic() - start)
+
+
+def _shown(progress: Progress, quiet: bool) -> Progress:
+    if quiet:
+        return "none"
+    if progress == "auto":
+        return "bar" if sys.stderr.isatty() else "json"
+    return progress
+
+
+def _say_how_to_go_on(out: Path) -> None:
+    from woqfx.inspection import unfinished
+
+    run = unfinished(out)
+    done = f": {run.tensors} tensors are safe in {out}" if run else ""
+    warn(f"interrupted{done}; the same command goes on from there")
+
+
+def _summarize(plan: Plan, out: Path, seconds: float) -> None:
+    from woqfx.inspection import Inspection, inspect
+
+    made = inspect(out, plan.request.backend)
+    assert isinstance(made, Inspection)
+    kinds = sorted({str(layer.float_dtype).removeprefix("torch.") for layer in plan.layers})
+    smaller = plan.source_bytes / max(1, made.nbytes)
+    folder = shlex.quote(str(out))
+    text.facts(
+        text.console(),
+        {
+            "written": f"{out}, in {text.duration(seconds)}",
+            "quantized": f"{len(made.weights)} layers, at {made.bits_per_weight:.2f} bits per weight",
+            "size": f"{text.size(plan.source_bytes)} ({', '.join(kinds)}) -> {text.size(made.nbytes)}, "
+            f"{smaller:.1f} times smaller",
+            "worst": "\n".join(f"{weight.error:.4f}  {text.layer(weight.name)}" for weight in made.worst(3))
+            + "\n(relative error |W - W'| / |W|)",
+            "next": f'woqfx generate {folder} -p "The capital of France is"\n'
+            f"woqfx eval {folder} --against {shlex.quote(plan.source)}\nwoqfx inspect {folder}",
+        },
+    )
