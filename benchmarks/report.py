@@ -36,8 +36,9 @@ def markdown(result: Mapping[str, Any]) -> str:
 def _row(name: str, taken: Runs) -> str:
     seconds = [one["seconds"] for one in taken]
     processor = statistics.median(one["user_seconds"] + one["system_seconds"] for one in taken)
+    span = f"{min(seconds):.2f} to {max(seconds):.2f} s"
     return (
-        f"| {name} | {_median(taken, 'seconds'):.2f} s | {min(seconds):.2f} to {max(seconds):.2f} s | {processor:.2f} s "
+        f"| {name} | {_median(taken, 'seconds'):.2f} s | {span} | {processor:.2f} s "
         f"| {_median(taken, 'peak_bytes') / 1e6:.0f} MB | {_median(taken, 'output_bytes') / 1e6:.0f} MB |"
     )
 

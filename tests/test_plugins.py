@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,6 @@ from woqfx.plugins import KINDS, Registry, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 BUILT_IN = {
     "dtype": {"int8", "int4_clip", "int4_fullrange", "nf4", "fp4_e2m1"},
@@ -208,7 +208,7 @@ class TestInProcess:
         [
             pytest.param(SimpleNamespace(), "implements no hook", id="no-hook"),
             pytest.param(
-                SimpleNamespace(a=woqfx.hookimpl(specname="woqfx_dtype")(list)),
+                SimpleNamespace(a=woqfx.hookimpl(specname="woqfx_dtype")(lambda: iter(()))),
                 "did you mean 'woqfx_dtypes'",
                 id="misspelled",
             ),
@@ -226,6 +226,25 @@ class TestInProcess:
 
 
 class TestLookUp:
+    def test_formats_come_by_name(self):
+        def plugin(*names):
+            class Layout(woqfx.Format):
+                def __init__(self, name):
+                    self.name = name
+
+                def detect(self, folder):
+                    return False
+
+                def open(self, folder):
+                    raise NotImplementedError
+
+            return SimpleNamespace(f=woqfx.hookimpl(specname="woqfx_formats")(lambda: [Layout(name) for name in names]))
+
+        registry = Registry(Settings())
+        before = [layout.name for layout in registry.formats()]
+        registry.register(plugin("zebra", "aardvark"), "layouts")
+        assert [layout.name for layout in registry.formats()] == sorted([*before, "zebra", "aardvark"])
+
     def test_an_unknown_name_gives_the_nearest(self):
         with pytest.raises(UnknownNameError, match=r"no dtype 'int4_clp'; did you mean int4_clip.*Installed: .*nf4"):
             Registry(Settings()).dtype("int4_clp")
@@ -340,6 +359,14 @@ class TestImport:
         )
         run = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
         return json.loads(run.stdout)
+
+    def test_only_woqfx_testing_needs_pytest(self):
+        root = Path(woqfx.__file__).parent
+        paths = [path.relative_to(root.parent).with_suffix("") for path in root.rglob("*.py")]
+        names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
+        core = [name for name in names if not name.startswith("woqfx.testing") and not name.endswith("__main__")]
+        imports = "\n".join(f"import {name}" for name in core)
+        self.run(f"{imports}\nimport sys\nassert not {{'pytest', 'hypothesis'}} & set(sys.modules)")
 
     def test_import_woqfx(self):
         runs = [self.run("import woqfx") for _ in range(3)]

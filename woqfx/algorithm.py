@@ -35,8 +35,8 @@ class Layer:
 class Algorithm(ABC):
     """A recipe for turning weights into codes. It knows tensors: no disk, no device, no progress bar.
 
-    An instance holds the options of one run. The same layer and options must give the same bytes,
-    whatever the number of threads.
+    An instance holds the options of one run, and may be asked from several threads at once. The same layer
+    and options must give the same bytes, whatever the number of threads.
     """
 
     #: The name that the command line uses.

@@ -77,11 +77,17 @@ def quantize(
 
 
 def quantize_to(
-    source: Source, plan: Plan, out: str | Path, *, overwrite: bool = False, progress: Progress = "auto"
+    source: Source,
+    plan: Plan,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    workers: int = 1,
+    progress: Progress = "auto",
 ) -> None:
-    """Write the checkpoint of a checked plan, without loading it."""
+    """Write the checkpoint of a checked plan, without loading it; `workers` threads each work on a tensor."""
     with showing(progress):
-        for _ in engine.write_checkpoint(source, plan, Path(out), overwrite=overwrite):
+        for _ in engine.write_checkpoint(source, plan, Path(out), overwrite=overwrite, workers=workers):
             pass
 
 

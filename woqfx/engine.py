@@ -1,7 +1,8 @@
-"""The loop: reads one tensor at a time, has it quantized, and hands it on."""
+"""The loop: reads a tensor, has it quantized, and hands it on, with a few in progress at a time."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -42,16 +43,29 @@ class Done:
         return {self.name: self.result}
 
 
-def quantize_tensors(source: Source, plan: Plan, names: list[str]) -> Iterator[Done]:
-    """Quantize or pass on these tensors of `source`, in order; the next is read while one is worked on."""
+def quantize_tensors(source: Source, plan: Plan, names: list[str], workers: int = 1) -> Iterator[Done]:
+    """Quantize or pass on these tensors of `source`, in order, while the caller does something with those before.
+
+    `workers` threads each work on a tensor of their own; one more result waits than there are workers.
+    """
     algorithm = _algorithm(plan)
-    with ThreadPoolExecutor(1, "woqfx-read") as reader:
-        ahead: Future[Tensor] | None = None
-        for place, name in enumerate(names):
-            tensor = ahead.result() if ahead else source.read(name)
-            ahead = reader.submit(source.read, names[place + 1]) if place + 1 < len(names) else None
-            planned = plan.quantized.get(name)
-            yield Done(name, tensor, None) if planned is None else quantize_one(algorithm, planned, tensor)
+
+    def work(name: str) -> Done:
+        tensor = source.read(name)
+        planned = plan.quantized.get(name)
+        return Done(name, tensor, None) if planned is None else quantize_one(algorithm, planned, tensor)
+
+    pool = ThreadPoolExecutor(workers, "woqfx-worker")
+    try:
+        ahead: deque[Future[Done]] = deque()
+        for name in names:
+            ahead.append(pool.submit(work, name))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def quantize_one(algorithm: Algorithm, planned: LayerPlan, stored: Tensor) -> Done:
@@ -90,7 +104,13 @@ def _algorithm(plan: Plan) -> Algorithm:
 
 
 def write_checkpoint(
-    source: Source, plan: Plan, out: Path, *, overwrite: bool = False, shard_bytes: int = SHARD_BYTES
+    source: Source,
+    plan: Plan,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    workers: int = 1,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Iterator[Done]:
     """Quantize `source` into the folder `out`, going on with a killed run of the same request.
 
@@ -105,7 +125,7 @@ def write_checkpoint(
     writer = open_writer(out, items, run, overwrite=overwrite, resumable=source.resumable, shard_bytes=shard_bytes)
     left = [name for name in items if name not in writer.facts]
     with closing(writer), reporting(source, plan, out, len(items), earlier=writer.facts) as report:
-        for done in quantize_tensors(source, plan, left):
+        for done in quantize_tensors(source, plan, left, workers):
             committed = writer.write(done.name, done.parts(), done.error)
             report.done(done.name, done.error)
             if committed:

@@ -54,6 +54,8 @@ def command(model: str, out: Path, overwrite: bool, progress: Progress, quiet: b
     Linear layers and stacks of experts are quantized; embeddings and the output head are kept, unless a --rule says
     otherwise.
     """
+    import torch
+
     from woqfx.api import quantize_to
     from woqfx.planning import Request, make_plan
     from woqfx.source import open_source
@@ -63,9 +65,13 @@ def command(model: str, out: Path, overwrite: bool, progress: Progress, quiet: b
     for warning in plan.warnings:
         warn(warning)
     plan.check()
+    # A tensor for each thread beats all threads on one tensor: nobody waits, least of all on a busy machine. The
+    # number of PyTorch's threads is the process's, and this process is ours.
+    workers = torch.get_num_threads()
+    torch.set_num_threads(1)
     start = time.monotonic()
     try:
-        quantize_to(source, plan, out, overwrite=overwrite, progress=_shown(progress, quiet))
+        quantize_to(source, plan, out, overwrite=overwrite, workers=workers, progress=_shown(progress, quiet))
     except KeyboardInterrupt:
         _say_how_to_go_on(out)
         raise click.exceptions.Exit(INTERRUPTED) from None

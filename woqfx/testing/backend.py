@@ -116,6 +116,20 @@ class BackendSuite(ABC):
         assert relative_error(y, self._reference(x.float(), q, bias.float())) <= self.tolerance + step
         assert torch.equal(nn.functional.linear(x, packed, bias), y)  # type: ignore[arg-type]
 
+    def test_it_stands_in_for_a_parameter(self) -> None:
+        """In the calls that model code makes with one; a change of the model's type leaves the codes alone."""
+        q, packed = self._pack(SCHEMES["int4_clip-asym"], N, K)
+        weight: Any = packed
+        x, bias, index = normal(5, K, seed=1), normal(N, seed=2), torch.tensor([[1, 5], [0, N - 1]])
+        y = packed.linear(x, bias)
+        assert torch.equal(nn.functional.linear(x, weight, bias), y)
+        assert torch.equal(torch.addmm(bias, x, weight), y)
+        assert torch.equal(nn.functional.embedding(index, weight), packed.rows(index))
+        packed.to(torch.bfloat16)
+        assert packed.dtype == packed.rows(index).dtype == packed.dequantize().dtype == torch.bfloat16
+        assert same_bytes(packed.qtensor(), q)
+        assert torch.equal(packed.linear(x, bias), y)
+
     @_every_compute
     def test_the_order_of_inputs(self, compute: str) -> None:
         """Permuted inputs (GPTQ's act-order) are followed and come back."""
