@@ -18,7 +18,7 @@ from fakedist import good_dtype, install
 import woqfx
 from woqfx.errors import CollisionError, PluginError, UnknownNameError
 from woqfx.events import Committed, Event
-from woqfx.plugins import KINDS, Registry, Settings
+from woqfx.plugins import KINDS, PluginWarning, Registry, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,14 +226,16 @@ class TestInProcess:
 
 
 class TestLookUp:
-    def test_formats_come_by_name(self):
+    def test_a_format_knows_its_folder_and_a_broken_one_is_passed_over(self, tmp_path):
         def plugin(*names):
             class Layout(woqfx.Format):
                 def __init__(self, name):
                     self.name = name
 
                 def detect(self, folder):
-                    return False
+                    if self.name == "aardvark":
+                        raise RuntimeError("cannot look")
+                    return (folder / self.name).exists()
 
                 def open(self, folder):
                     raise NotImplementedError
@@ -241,9 +243,12 @@ class TestLookUp:
             return SimpleNamespace(f=woqfx.hookimpl(specname="woqfx_formats")(lambda: [Layout(name) for name in names]))
 
         registry = Registry(Settings())
-        before = [layout.name for layout in registry.formats()]
-        registry.register(plugin("zebra", "aardvark"), "layouts")
-        assert [layout.name for layout in registry.formats()] == sorted([*before, "zebra", "aardvark"])
+        registry.register(plugin("zebra", "aardvark", "yak"), "layouts")
+        (tmp_path / "zebra").touch()
+        with pytest.warns(PluginWarning, match="'layouts' failed in format aardvark: RuntimeError: cannot look"):
+            assert registry.format_of(tmp_path).name == "zebra"
+        (tmp_path / "zebra").unlink()
+        assert registry.format_of(tmp_path) is None
 
     def test_an_unknown_name_gives_the_nearest(self):
         with pytest.raises(UnknownNameError, match=r"no dtype 'int4_clp'; did you mean int4_clip.*Installed: .*nf4"):

@@ -69,6 +69,11 @@ class PackedWeight(nn.Module, ABC):
     def rows(self, index: Tensor) -> Tensor:
         """Rows `index` [...] of a weight [N, K] as `float_dtype` [..., K]: an embedding's look-up."""
 
+    @property
+    def T(self) -> TransposedWeight:  # noqa: N802 - torch's name
+        """For model code that writes `x @ weight.T`."""
+        return TransposedWeight(self)
+
     def dequantize(self) -> Tensor:
         """The whole weight in the type it had."""
         return self.qtensor().dequantize().to(self.dtype)
@@ -109,6 +114,21 @@ def _addmm(bias: Tensor, input: Tensor, weight: PackedWeight) -> Tensor:
 
 def _embedding(input: Tensor, weight: PackedWeight, *_: Any, **__: Any) -> Tensor:
     return weight.rows(input)
+
+
+class TransposedWeight:
+    """`weight.T`, good for one thing: `x @ weight.T`."""
+
+    def __init__(self, weight: PackedWeight) -> None:
+        self.weight = weight
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        """Stand in for the transposed parameter in a matrix product."""
+        if func not in (torch.Tensor.__matmul__, torch.Tensor.matmul, torch.matmul):
+            raise TypeError(f"{func.__name__} on a quantized weight: call .dequantize() on the weight first")
+        x, transposed = args
+        return transposed.weight.linear(x)
 
 
 _STAND_INS: dict[Any, Any] = {

@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+_FLOOR = torch.finfo(torch.float32).smallest_normal
 _STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -74,7 +75,8 @@ class DType(ABC):
     def fit(self, groups: Tensor, *, symmetric: bool, shrink: float = 1.0) -> GroupParams:
         """The parameters of each group: [..., g] to [...].
 
-        `shrink` below 1 clips the range to that share of itself. A group of zeros gets scale 1.
+        `shrink` below 1 clips the range to that share of itself. A group of zeros must decode to zeros: it gets
+        scale 1, or, where no level is 0, the smallest scale.
         """
 
     @abstractmethod
@@ -198,7 +200,8 @@ class Codebook(DType):
         if not symmetric:
             raise ValueError(f"{self.name} is a codebook: it has no asymmetric form")
         amax = groups.abs().amax(dim=-1)
-        return GroupParams(_nonzero(amax * (shrink / self._reach), amax))
+        empty = 1.0 if bool((self.levels == 0).any()) else _FLOOR  # without a level of 0, as near to it as can be
+        return GroupParams(_nonzero(amax * (shrink / self._reach), amax, empty))
 
     def encode(self, groups: Tensor, params: GroupParams) -> Tensor:
         """See `DType.encode`."""
@@ -220,13 +223,12 @@ class Codebook(DType):
         return _take(self._int8_levels, codes), params.scale * (self._reach / 127.0)
 
 
-def _nonzero(scale: Tensor, extent: Tensor) -> Tensor:
-    """Scale 1 for a group of zeros; never so small that its reciprocal overflows."""
-    floor = torch.finfo(torch.float32).smallest_normal
-    if bool((scale.abs() >= floor).all()):
+def _nonzero(scale: Tensor, extent: Tensor, empty: float = 1.0) -> Tensor:
+    """Scale `empty` for a group of zeros; otherwise never so small that its reciprocal overflows."""
+    if bool((scale.abs() >= _FLOOR).all()):
         return scale
-    raised = torch.copysign(scale.abs().clamp_(min=floor), scale)
-    return torch.where(extent == 0, torch.ones_like(scale), raised)
+    raised = torch.copysign(scale.abs().clamp_(min=_FLOOR), scale)
+    return torch.where(extent == 0, torch.full_like(scale, empty), raised)
 
 
 def _take(table: Tensor, codes: Tensor) -> Tensor:

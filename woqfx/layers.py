@@ -44,6 +44,10 @@ class LayerInfo:
         return stored.T.contiguous() if self.transposed else stored
 
 
+#: Subclasses of `nn.Linear` whose own forward is known to be `x @ weight.T + bias`.
+_KNOWN_FORWARDS = {"FalconLinear"}
+
+
 def find_layers(model: nn.Module) -> list[LayerInfo]:
     """Every linear layer, embedding and stack of experts, in the order of the module tree.
 
@@ -68,7 +72,7 @@ def _layers_of(name: str, module: nn.Module, heads: set[int]) -> Iterator[tuple[
     elif isinstance(module, nn.Linear) and weight is not None:
         role = Role.HEAD if id(module) in heads else Role.LINEAR
         obstacle = ""
-        if type(module).forward is not nn.Linear.forward:
+        if type(module).forward is not nn.Linear.forward and type(module).__name__ not in _KNOWN_FORWARDS:
             obstacle = f"{type(module).__name__} has a forward of its own, which may not go through linear()"
         yield LayerInfo(name, f"{name}.weight", role, tuple(weight.shape), obstacle=obstacle), weight
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf") and weight is not None:

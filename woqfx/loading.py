@@ -29,10 +29,8 @@ def open_checkpoint(path: Path) -> StoredModel:
     """Open a folder in woqfx's own format, or in one that a plugin reads."""
     if is_checkpoint(path) or not path.is_dir():
         return Checkpoint(path)
-    for candidate in registry().formats():
-        if candidate.detect(path):
-            return candidate.open(path)
-    return Checkpoint(path)  # whose error says what is missing
+    other = registry().format_of(path)
+    return Checkpoint(path) if other is None else other.open(path)  # the former's error says what is missing
 
 
 def assemble(stored: StoredModel, backend: Backend, skeleton: nn.Module | None = None) -> nn.Module:

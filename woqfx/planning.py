@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -202,12 +202,20 @@ class _Planner:
             memory=_process_bytes() + 2 * largest,
             seconds=self.estimate(plans, sum(sizes.values())),
             problems=tuple(self.problems),
-            warnings=self.warnings(),
+            warnings=self.warnings(planned),
         )
 
-    def warnings(self) -> tuple[str, ...]:
-        unknown = list(self.source.unexpected)
-        return (f"the model has no place for {_named(unknown)}: left out",) if unknown else ()
+    def warnings(self, planned: Collection[str]) -> tuple[str, ...]:
+        found = []
+        if self.source.unexpected:
+            found.append(f"the model has no place for {_named(list(self.source.unexpected))}: left out")
+        # A parameter that is no layer's weight is small, unless the model uses it in a way that we do not know.
+        sizes = {name: prod(info.shape) for name, info in self.source.tensors.items()}
+        odd = sorted((name for name in sizes if name not in planned), key=lambda name: -sizes[name])
+        share = sum(sizes[name] for name in odd) / max(1, sum(sizes.values()))
+        if share > 0.1:
+            found.append(f"{_named(odd)} hold {share:.0%} of the weights; kept: woqfx does not know how they are used")
+        return tuple(found)
 
     def plan_layer(self, layer: LayerInfo) -> LayerPlan:
         float_dtype = self.source.tensors[layer.weight].dtype

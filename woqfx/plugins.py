@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -311,9 +312,14 @@ class Registry:
         found: Backend = self.get("backend", name)
         return found
 
-    def formats(self) -> list[Format]:
-        """All formats, by name."""
-        return [self.get("format", name) for name in self.names("format")]
+    def format_of(self, folder: Path) -> Format | None:
+        """The format that knows this folder, if there is one; of several, the first by name."""
+        for name in self.names("format"):
+            found: Format = self.get("format", name)
+            with self._guard(self.provider("format", name), f"format {name}"):
+                if found.detect(folder):
+                    return found
+        return None
 
     def emit(self, event: Event) -> None:
         """Tell all plugins. One that raises is reported once and does not stop the run."""

@@ -105,7 +105,8 @@ class Rule:
     def __str__(self) -> str:
         if self.change is None:
             return f"{self.pattern}=keep"
-        return f"{self.pattern}=" + ",".join(f"{k}:{v}" for k, v in self.change.items())
+        fields = (f"{k}:{str(v).lower() if isinstance(v, bool) else v}" for k, v in self.change.items())
+        return f"{self.pattern}=" + ",".join(fields)
 
     @classmethod
     def parse(cls, text: str) -> Rule:

@@ -89,9 +89,11 @@ def _row_stable(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`x @ W.T + bias` in float32, in which a row's result does not depend on how many rows there are.
 
     BLAS libraries take other paths, with other orders of summation, for few and for odd numbers of
-    rows; at multiples of 16 rows they take one.
+    rows, and for narrow results; at multiples of 16 rows, and 16 columns or more, they take one.
     """
-    tokens = x.reshape(-1, x.shape[-1])
+    tokens, n = x.reshape(-1, x.shape[-1]), len(weight)
     padded = pad(tokens, (0, 0, 0, -len(tokens) % 16))
-    result = linear(padded, weight, None if bias is None else bias.float())
-    return result[: len(tokens)].view(*x.shape[:-1], weight.shape[0])
+    result = linear(padded, pad(weight, (0, 0, 0, max(0, 16 - n))))[: len(tokens), :n]
+    if bias is not None:
+        result = result + bias.float()
+    return result.reshape(*x.shape[:-1], n)

@@ -10,7 +10,7 @@ from tiny_models import FAMILIES, tiny_inputs, tiny_model
 import woqfx
 from woqfx.layers import find_layers, packed_weights
 
-QUANTIZABLE = [family for family in FAMILIES if family != "falcon"]
+QUANTIZABLE = list(FAMILIES)
 EVERYTHING = ["*=int4_clip"]
 TIES = [("llama", True), ("llama", False), ("gpt2", True), ("gpt2", False), ("t5", True), ("opt", True)]  # T5 is always tied
 

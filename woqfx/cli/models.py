@@ -32,7 +32,7 @@ def load_any(model: str, backend: str) -> nn.Module:
     from woqfx.plugins import registry
 
     path = Path(model)
-    if path.is_dir() and (is_checkpoint(path) or any(kind.detect(path) for kind in registry().formats())):
+    if path.is_dir() and (is_checkpoint(path) or registry().format_of(path)):
         return load_quantized(model, backend)
     _quieten()
     return load_original(model)
