@@ -3,10 +3,11 @@
     python -m benchmarks.quantize_1b [--runs 5] [--name NAME]
 
 Makes what it needs in the cache folder (the model twice, 2.2 GB each, and llama.cpp, which takes a quarter of an hour
-to build), then writes `results/NAME.json` and `results/NAME.md`. Both read from the page cache; both may use two
-threads. woqfx keeps embeddings and head in bfloat16, so llama.cpp is run both as it comes (embeddings to Q4_0, head to
-Q6_K) and told to keep these two, which is the same work. Times are of whole commands; llama.cpp's own call is timed as
-well, since its usual program has no Python to start.
+to build), then writes `results/NAME.json` and `results/NAME.md`, and puts the latter into `docs/benchmarks.md` if that
+has a place for it. Both read from the page cache; both may use two threads. woqfx keeps embeddings and head in
+bfloat16, so llama.cpp is run both as it comes (embeddings to Q4_0, head to Q6_K) and told to keep these two, which is
+the same work. Times are of whole commands; llama.cpp's own call is timed as well, since its usual program has no Python
+to start.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from typing import Any
 from benchmarks.cache import default_cache
 from benchmarks.peers import llama_cpp_setup
 from benchmarks.process import Run, run, warm
-from benchmarks.report import markdown
+from benchmarks.report import embed, markdown
 
 RESULTS = Path(__file__).parent / "results"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 THREADS = 2
 
 
@@ -147,8 +149,11 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{arguments.name}.json"
     target.write_text(json.dumps(result, indent=1) + "\n")
-    target.with_suffix(".md").write_text(markdown(result))
-    print(markdown(result))
+    page = markdown(result)
+    target.with_suffix(".md").write_text(page)
+    if f"<!-- {arguments.name} -->" in (document := DOCUMENT.read_text()):
+        DOCUMENT.write_text(embed(document, arguments.name, page))
+    print(page)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.compare import (
@@ -34,6 +36,8 @@ from benchmarks.machine import measure
 FOLDER = Path(__file__).parent
 BASELINE = FOLDER / "baseline.json"
 RETRIES = 3
+#: The load average above which the machine is not quiet. Two threads that wait for each other then mostly wait.
+BUSY = 0.5
 
 
 def run_suites(selection: Sequence[str]) -> dict[str, Measurement]:
@@ -78,7 +82,7 @@ def table(comparisons: Iterable[Comparison]) -> Table:
     for item in comparisons:
         measured, change = item.measured, item.change
         shown.add_row(
-            measured.name,
+            escape(measured.name),
             _time(measured.seconds),
             f"{measured.share:.3g}",
             measured.kind,
@@ -107,18 +111,22 @@ def main() -> int:
     machine = measure().describe()
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print("; ".join(f"{key}: {value}" for key, value in machine.items()), style="dim", highlight=False)
+    if (load := os.getloadavg()[0]) > BUSY:
+        console.print(f"load {load:.1f}: others are at work here, and what follows is worth little", style="yellow")
     baseline = {} if arguments.update else read_baseline(arguments.baseline)
     comparisons = measure_twice() if arguments.update else measure_all(arguments.expression, baseline)
     console.print(table(comparisons))
     if not arguments.expression and (gone := missing([c.measured.name for c in comparisons], baseline)):
-        console.print(f"in the baseline but not measured (removed or renamed? then --update): {', '.join(gone)}")
+        console.print(
+            f"in the baseline but not measured (removed or renamed? then --update): {escape(', '.join(gone))}"
+        )
     if arguments.update:
         write_baseline(arguments.baseline, {c.measured.name: c.measured for c in comparisons}, machine)
         console.print(f"wrote {arguments.baseline}")
         return 0
     slower = [c for c in comparisons if c.slower]
     for item in slower:
-        console.print(f"slower by {-(item.change or 0):.0%}: {item.measured.name}", style="red")
+        console.print(f"slower by {-(item.change or 0):.0%}: {escape(item.measured.name)}", style="red")
     if not slower:
         console.print(f"nothing is slower than the baseline by more than {TOLERANCE:.0%}")
     return 1 if arguments.check and slower else 0

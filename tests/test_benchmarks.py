@@ -29,7 +29,7 @@ from benchmarks.compare import (  # noqa: E402
     write_baseline,
 )
 from benchmarks.make_model import Llama, make_model  # noqa: E402
-from benchmarks.report import markdown  # noqa: E402
+from benchmarks.report import embed, markdown  # noqa: E402
 from woqfx.source import open_source  # noqa: E402
 
 TINY = Llama(
@@ -136,14 +136,16 @@ def test_the_exit_code_is_1_when_checking_finds_something_slower(
     arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     baseline = tmp_path / "baseline.json"
-    write_baseline(baseline, {"test_a::x": measured("test_a::x", 0.4), "test_a::y": measured("test_a::y", 0.1)}, {})
-    runs = [{"test_a::x": 0.2, "test_a::y": 0.1}, *[{"test_a::x": 0.2}] * bench.RETRIES]
+    write_baseline(
+        baseline, {"test_a::x[nf4-16]": measured("test_a::x[nf4-16]", 0.4), "test_a::y": measured("test_a::y", 0.1)}, {}
+    )
+    runs = [{"test_a::x[nf4-16]": 0.2, "test_a::y": 0.1}, *[{"test_a::x[nf4-16]": 0.2}] * bench.RETRIES]
     monkeypatch.setattr(bench, "run_suites", Suites(*runs))
     monkeypatch.setattr(bench, "measure", lambda: machine.Machine(1e10, 1e10, 1e11, None))
     monkeypatch.setattr(sys, "argv", ["benchmarks.run", "--baseline", str(baseline), *arguments])
     assert bench.main() == code
     said = capsys.readouterr().out
-    assert "slower by 50%: test_a::x" in said
+    assert "slower by 50%: test_a::x[nf4-16]" in said
     assert "slower by 0%" not in said
     assert "test_a::y" in said
 
@@ -290,3 +292,17 @@ def test_the_page_says_when_goals_are_met_and_when_others_were_at_work(result: d
     assert "No slower than llama.cpp: met." in page
     assert "Peak memory under 1 GB: **missed**. 1001 MB at most." in page
     assert "**not quiet**: load 2.5" in page
+
+
+def test_a_page_replaces_what_is_between_its_markers() -> None:
+    document = "a\n<!-- x -->\nold\n<!-- end of x -->\nb\n"
+    assert embed(document, "x", "new\n") == "a\n<!-- x -->\nnew\n<!-- end of x -->\nb\n"
+    with pytest.raises(ValueError, match="no place for y"):
+        embed(document, "y", "new\n")
+
+
+def test_the_documentation_shows_the_committed_results() -> None:
+    page = (ROOT / "benchmarks" / "results" / "quantize_1b.md").read_text()
+    assert page == markdown(json.loads((ROOT / "benchmarks" / "results" / "quantize_1b.json").read_text()))
+    document = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert embed(document, "quantize_1b", page) == document

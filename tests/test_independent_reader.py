@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from folders_of_models import saved
+from folders_of_models import saved, write
 
 import woqfx
 from woqfx.checkpoint import Checkpoint
@@ -172,3 +172,9 @@ def test_permuted_inputs():
     parts = {suffix: part.numpy() for suffix, part in q.tensors().items()}
     found = decode(parts, scheme.to_json(), [5, 20], 4, None)
     assert found.tobytes() == q.dequantize().numpy().tobytes()
+
+
+def test_several_files(tmp_path):
+    out = write(saved("llama", tmp_path), tmp_path / "out", shard_bytes=20_000)
+    assert len(list(out.glob("*.safetensors"))) > 2
+    check(out, documented())

@@ -97,8 +97,8 @@ class Checkpoint(StoredModel):
             entry = file.entries[stored]
             if (entry.dtype, entry.shape) != (kind, shape):
                 raise CheckpointError(
-                    f"{file.path}: {short(stored)} is {entry.dtype} {list(entry.shape)}, "
-                    f"where its scheme needs {kind} {list(shape)}"
+                    f"{file.path}: {short(stored)} is {entry.dtype} {short(entry.shape)}, "
+                    f"where its scheme needs {kind} {short(shape)}"
                 )
 
     def _check_aliases(self) -> None:

@@ -42,8 +42,8 @@ def assemble(stored: StoredModel, backend: Backend, skeleton: nn.Module | None =
     for name, weight in stored.weights.items():
         layer = layers.get(name)
         if layer is None or layer.shape != weight.shape:
-            has = "no such layer" if layer is None else f"one of shape {list(layer.shape)}"
-            raise CheckpointError(f"{stored.label}: {name} has shape {list(weight.shape)}; the model has {has}")
+            has = "no such layer" if layer is None else f"one of shape {short(layer.shape)}"
+            raise CheckpointError(f"{stored.label}: {name} has shape {short(weight.shape)}; the model has {has}")
         install(model, name, backend.pack(stored.read_weight(name), weight.float_dtype))
     for name in stored.kept:
         put(model, name, stored.read_kept(name), stored.label)
@@ -71,11 +71,11 @@ def check_support(stored: StoredModel, backend: Backend) -> None:
         try:
             registry().compute_dtype(weight.scheme.compute_dtype)
         except UnknownNameError as error:
-            refused.append(f"{name}: {error}")
+            refused.append(f"{stored.label}: {name}: {error}")
             continue
         support = backend.supports(weight.scheme, registry().dtype(weight.scheme.dtype), weight.shape, this_cpu())
         if not support.ok:
-            refused.append(f"{name}: backend {backend.name} cannot run it: {support.reason}; {support.remedy}")
+            refused.append(f"{stored.label}: {name}: backend {backend.name} cannot run it: {support.reason}; {support.remedy}")
     if refused:
         raise PlanError(refused)
 
@@ -123,8 +123,8 @@ def put(model: nn.Module, name: str, tensor: Tensor, label: str) -> None:
         raise CheckpointError(f"{label}: the model has no {name}")
     if current.shape != tensor.shape or current.is_floating_point() != tensor.is_floating_point():
         raise CheckpointError(
-            f"{label}: {name} is {tensor.dtype} {list(tensor.shape)}; the model's is "
-            f"{current.dtype} {list(current.shape)}"
+            f"{label}: {name} is {tensor.dtype} {short(tuple(tensor.shape))}; the model's is "
+            f"{current.dtype} {short(tuple(current.shape))}"
         )
     if key in module._buffers:
         module._buffers[key] = tensor

@@ -40,6 +40,7 @@ _FLOAT_DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 _SMALL_FILES = frozenset({CONFIG, INDEX, GENERATION_CONFIG, *SIDECARS})
+_WEIGHTS = re.compile(r"[A-Za-z0-9._-]{1,200}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -146,7 +147,7 @@ class _Reader:
                 raise self.bad(f"scheme {number} is {short(scheme)}, not an object")
             try:
                 schemes.append(Scheme.from_json(scheme))
-            except WoqfxError as error:
+            except (WoqfxError, TypeError) as error:  # TypeError: a list where a name should be cannot be looked up
                 raise self.bad(f"scheme {number}: {short(str(error))}") from error
         return schemes
 
@@ -168,7 +169,7 @@ class _Reader:
         raise self.bad(f"weight {short(name)} has error {short(error)}, not a number")
 
     def file(self, name: str, facts: Any) -> FileFacts:
-        if name not in _SMALL_FILES and not name.endswith(".safetensors"):
+        if name not in _SMALL_FILES and not _WEIGHTS.fullmatch(name):
             raise self.bad(f"it lists {short(name)}, a file that no checkpoint has")
         if not isinstance(facts, dict):
             raise self.bad(f"file {short(name)} is {short(facts)}, not an object")
@@ -184,8 +185,10 @@ def _is_count(found: Any) -> TypeGuard[int]:
 
 def short(found: Any) -> str:
     """`found` in a message: a hostile value must not become a hostile message."""
-    if isinstance(found, dict | list):
-        return f"an object of {len(found)}" if isinstance(found, dict) else f"a list of {len(found)}"
+    if isinstance(found, dict):
+        return f"an object of {len(found)}"
+    if isinstance(found, list | tuple) and len(found) > 8:
+        return f"a list of {len(found)}"
     text = ascii(found) if isinstance(found, str) else json.dumps(found)
     return text if len(text) <= 200 else f"{text[:200]}..."
 

@@ -95,7 +95,7 @@ REFUSED = {
     "labels without end": ({"num_labels": 10**10}, "'num_labels' = 10000000000"),
     "numbers without end": ({"vocab_size": 10**100}, "'vocab_size' = 1000"),
     "vocabulary of terabytes": ({"vocab_size": 2**40}, "lm_head.weight is|embed_tokens.weight is"),
-    "heads of terabytes": ({"head_dim": 2**36}, "computed buffers"),
+    "heads of terabytes": ({"head_dim": 2**36}, "the model has one of shape"),
     "hidden size negative": ({"hidden_size": -64}, "config.json"),
     "hidden size a text": ({"hidden_size": "64"}, "config.json"),
     "dtype of a module": ({"dtype": "os"}, "config.json"),

@@ -39,7 +39,7 @@ CASES = {
     "version true": (put("woqfx", True), "format version true"),
     "version 1.0": (put("woqfx", 1.0), "format version 1.0"),
     "version missing": (lambda m: m.pop("woqfx"), "format version null"),
-    "weights a list": (put("weights", []), "'weights' is a list of 0"),
+    "weights a list": (put("weights", []), r"'weights' is \[\]"),
     "weights missing": (lambda m: m.pop("weights"), "'weights' is null"),
     "weight a number": (lambda m: m["weights"].update({"plain.weight": 7}), "plain.weight' is 7"),
     "weight without facts": (lambda m: m["weights"].update({"plain.weight": {}}), "plain.weight' has shape null"),
@@ -59,7 +59,6 @@ CASES = {
     "group size zero": (scheme(group_size=0), "group_size 0"),
     "group size negative": (scheme(group_size=-2), "group_size -2"),
     "group size true": (scheme(group_size=True), "group_size must be a whole number"),
-    "group size huge": (scheme(group_size=2**70), "plain.weight.scales'|equals"),
     "group size other": (scheme(group_size=7), "plain.weight.scales' is"),
     "scale dtype unknown": (scheme(scale_dtype="fp8"), "scale_dtype 'fp8'"),
     "scale dtype other": (scheme(scale_dtype="fp32"), "plain.weight.scales' is torch.float16"),
@@ -90,8 +89,8 @@ CASES = {
     "alias over a tensor": (put("aliases", {"norm.weight": "norm.bias"}), "ties 'norm.weight'"),
     "alias a number": (put("aliases", {"x": 1}), "ties 'x' to 1"),
     "aliases a text": (put("aliases", "x"), "'aliases' is 'x'"),
-    "request a list": (put("request", []), "'request' is a list"),
-    "files a list": (put("files", []), "'files' is a list"),
+    "request a list": (put("request", []), r"'request' is \[\]"),
+    "files a list": (put("files", []), r"'files' is \[\]"),
     "file upwards": (listed("../evil.safetensors", FACTS), "evil.safetensors"),
     "file absolute": (listed("/etc/evil.safetensors", FACTS), "evil.safetensors"),
     "file below": (listed("sub/evil.safetensors", FACTS), "evil.safetensors"),
@@ -113,7 +112,7 @@ CASES = {
     ),
     "file with no hash": (lambda m: m["files"]["model.safetensors"].pop("sha256"), "SHA-256 null"),
     "file a number": (listed("model.safetensors", 7), "model.safetensors' is 7"),
-    "no weight file": (lambda m: m["files"].pop("model.safetensors"), "plain.weight.*scheme needs"),
+    "no weight file": (lambda m: m["files"].pop("model.safetensors"), "scheme needs"),
 }
 
 
@@ -156,9 +155,10 @@ def test_numbers_that_are_none(forgery: Forgery) -> None:
         refused(forgery.path, "plain.weight' has error", Net())
 
 
-def test_a_group_size_beyond_the_row_is_the_row(forgery: Forgery, original) -> None:
-    # -1 and anything from 24 on mean the same for 24 inputs: the codes are read alike.
-    forgery.edit(scheme(group_size=24))
+@pytest.mark.parametrize("size", [24, 25, 2**70, -1])
+def test_a_group_size_beyond_the_row_is_the_row(forgery: Forgery, original, size: int) -> None:
+    # All mean the same for 24 inputs: the codes are read alike.
+    forgery.edit(scheme(group_size=size))
     expected = read_all(original, Net())
     found = read_all(forgery.path, Net())
     assert all((found[name] == expected[name]).all() for name in expected)

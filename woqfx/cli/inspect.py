@@ -12,6 +12,7 @@ import click
 
 from woqfx.cli import text
 from woqfx.cli.folding import fold
+from woqfx.scheme import Scheme
 
 if TYPE_CHECKING:
     from woqfx.inspection import Inspection, UnfinishedRun, WeightFacts
@@ -60,13 +61,15 @@ def _verify(found: Inspection | UnfinishedRun) -> None:
 
 def _show(found: Inspection, every: bool, verified: bool) -> None:
     out = text.console()
-    rows = text.table(
-        "weight", "", "shape", "scheme", "error", "bits", "size", "kernel", right=("", "error", "bits", "size")
+    rows = text.Grid(
+        *("weight", "", "shape", "scheme", "error", "bits", "size", "kernel"),
+        numbers=("", "error", "bits", "size"),
+        expendable=("kernel", "shape", "scheme"),
     )
     alike = (lambda weight: weight.name) if every else _likeness
     for group in fold(found.weights, lambda weight: weight.name, alike):
         one = group.members[0]
-        rows.add_row(
+        rows.add(
             text.layer(group.name),
             group.times,
             text.shape(one.shape),
@@ -76,7 +79,7 @@ def _show(found: Inspection, every: bool, verified: bool) -> None:
             text.size(sum(weight.nbytes for weight in group.members)),
             one.support.kernel if one.support.ok else "none",
         )
-    out.print(rows)
+    rows.show(out)
     rest = found.nbytes - found.quantized_bytes
     lines = {
         "quantized": f"{len(found.weights)} layers, at {found.bits_per_weight:.2f} bits per weight, "
@@ -119,7 +122,8 @@ def _request(request: Mapping[str, Any]) -> str:
         return "unknown"
     options = [f"{key}={value}" for key, value in request.get("options", {}).items()]
     rules = [f"rule {rule}" for rule in request.get("rules", ())]
-    return ", ".join([str(request.get("algorithm")), *options, *rules])
+    scheme = text.scheme(Scheme.from_json(request["scheme"])) if "scheme" in request else "?"
+    return ", ".join([str(request.get("algorithm")), *options, scheme, *rules])
 
 
 def _show_unfinished(run: UnfinishedRun) -> None:

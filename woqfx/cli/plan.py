@@ -52,11 +52,15 @@ def command(model: str, every: bool, as_json: bool, **request: Any) -> None:
 
 def _show(plan: Plan, every: bool) -> None:
     out = text.console()
-    rows = text.table("layer", "", "shape", "scheme", "why", "kernel", "bits", "size", right=("", "bits", "size"))
+    rows = text.Grid(
+        *("layer", "", "shape", "scheme", "why", "kernel", "bits", "size"),
+        numbers=("", "bits", "size"),
+        expendable=("kernel", "shape", "why"),
+    )
     alike = (lambda layer: layer.layer.name) if every else _likeness
     for group in fold(plan.layers, lambda layer: layer.layer.name, alike):
         one = group.members[0]
-        rows.add_row(
+        rows.add(
             group.name + _tied(one),
             group.times,
             text.shape(one.layer.shape),
@@ -65,7 +69,7 @@ def _show(plan: Plan, every: bool) -> None:
             *_outcome(group.members),
             style="" if one.scheme else "dim",
         )
-    out.print(rows)
+    rows.show(out)
     if plan.problems:
         return
     chosen = plan.quantized.values()

@@ -31,10 +31,10 @@ def command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"plugins": plugins}, indent=1))
         return
-    rows = text.table("plugin", "distribution", "hooks", "provides")
+    rows = text.Grid("plugin", "distribution", "hooks", "provides", expendable=("hooks",))
     for plugin in plugins:
         provided = [f"{kind}: {', '.join(names)}" for kind, names in plugin["provides"].items()]
-        rows.add_row(
+        rows.add(
             plugin["name"],
             f"{plugin['distribution']} {plugin['version']}".strip(),
             "\n".join(plugin["hooks"]),
@@ -42,7 +42,7 @@ def command(as_json: bool) -> None:
             style="dim" if plugin["absent"] else "",
         )
     out = text.console()
-    out.print(rows)
+    rows.show(out)
     for plugin in plugins:
         for problem in plugin["problems"]:
             out.print(f"{plugin['title']}: {problem}", style="red")

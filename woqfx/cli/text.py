@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,16 +23,44 @@ def console() -> Console:
     return Console(width=width, highlight=False, markup=False)
 
 
-def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """A table with these headings, those in `right` over numbers. Text columns fold, numbers do not."""
-    from rich import box
-    from rich.table import Table
+class Grid:
+    """A table. On a narrow terminal its `expendable` columns are left out, the first ones first."""
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in columns:
-        number = column in right
-        made.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
-    return made
+    def __init__(self, *columns: str, numbers: Collection[str] = (), expendable: Sequence[str] = ()) -> None:
+        self._columns, self._numbers, self._expendable = columns, numbers, expendable
+        self._rows: list[tuple[dict[str, str], str]] = []
+
+    def add(self, *cells: str, style: str = "") -> None:
+        """One more row, a cell for each column."""
+        self._rows.append((dict(zip(self._columns, cells, strict=True)), style))
+
+    def show(self, out: Console) -> None:
+        """Print it, and an empty line after it."""
+        from rich.measure import Measurement
+
+        columns, hidden = list(self._columns), list[str]()
+        boundless = out.options.update_width(10_000)
+        while len(hidden) < len(self._expendable):
+            if Measurement.get(out, boundless, self._table(columns)).maximum <= out.width:
+                break
+            hidden.append(self._expendable[len(hidden)])
+            columns.remove(hidden[-1])
+        out.print(self._table(columns))
+        if hidden:
+            out.print(f"(no room for: {', '.join(hidden)})", style="dim")
+        out.print()
+
+    def _table(self, columns: Sequence[str]) -> Table:
+        from rich import box
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+        for column in columns:
+            number = column in self._numbers
+            table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        for cells, style in self._rows:
+            table.add_row(*(cells[column] for column in columns), style=style)
+        return table
 
 
 def facts(out: Console, lines: Mapping[str, str]) -> None:
