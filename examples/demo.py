@@ -70,7 +70,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Quantize a real model to each dtype, and show what came out.")
     parser.add_argument("model", nargs="?", default=None)
-    parser.add_argument("--tokens", type=int, default=1024, help="how much text to predict")
+    parser.add_argument("--tokens", type=int, default=512, help="how much text to predict")
     parser.add_argument("--out", default=".demo", help="where the checkpoints go")
     arguments = parser.parse_args()
     arguments.model = arguments.model or smollm2()
@@ -107,7 +107,7 @@ def judge(model: Any, tokenizer: Any, ids: torch.Tensor) -> tuple[float, str]:
     """Perplexity, and an answer."""
     messages = [{"role": "user", "content": QUESTION}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    made = model.generate(**prompt, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+    made = model.generate(**prompt, max_new_tokens=10, do_sample=False, pad_token_id=tokenizer.eos_token_id)
     answer = tokenizer.decode(made[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
     return perplexity(model, ids, CONTEXT).value, " ".join(answer.split())
 

@@ -33,7 +33,9 @@ def request(**changes: Any) -> Request:
     return Request.read(**{**defaults, "dtype": "int4_clip", **changes})
 
 
-def write(source: Path, out: Path, *, overwrite: bool = False, shard_bytes: int = 4_000_000_000, **changes: Any) -> Path:
+def write(
+    source: Path, out: Path, *, overwrite: bool = False, shard_bytes: int = 4_000_000_000, **changes: Any
+) -> Path:
     """Quantize the folder `source` into `out`."""
     opened = FolderSource(source)
     plan = make_plan(opened, request(**changes))

@@ -284,8 +284,11 @@ def test_a_source_that_changes_on_the_way_is_not_published(tmp_path, change):
     opened = FolderSource(source)
     steps = write_checkpoint(opened, make_plan(opened, request()), tmp_path / "out")
     next(steps)
-    os.utime(source / "model.safetensors", ns=(1, 1)) if change == "touched" else (source / "model.safetensors").unlink()
-    with pytest.raises(SourceError, match="was changed while it was read|has vanished"):
+    if change == "touched":
+        os.utime(source / "model.safetensors", ns=(1, 1))
+    else:
+        (source / "model.safetensors").unlink()
+    with pytest.raises(SourceError, match=r"was changed while it was read|has vanished"):
         list(steps)
     with pytest.raises(UnfinishedError):
         Checkpoint(tmp_path / "out")

@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from woqfx.scheme import DOUBLE_QUANT_BLOCK
@@ -39,12 +41,23 @@ def dynamic_map() -> Tensor:
     Decade i of seven, from 1e-6 to 1, holds the midpoints of 2^i equal steps between 0.1 and 1, with
     both signs; 0 and 1 complete it.
     """
-    values = [0.0, 1.0]
+    values = [np.zeros(1, np.float32), np.ones(1, np.float32)]
     for decade in range(7):
-        edges = torch.linspace(0.1, 1, 2**decade + 1, dtype=torch.float32)
-        middles = (10 ** (decade - 6)) * ((edges[:-1] + edges[1:]) / 2)
-        values += middles.tolist() + (-middles).tolist()
-    return torch.tensor(sorted(values), dtype=torch.float32)
+        edges = _steps(2**decade)
+        middles = np.float32(10 ** (decade - 6)) * ((edges[:-1] + edges[1:]) / np.float32(2))
+        values += [middles, -middles]
+    return torch.from_numpy(np.sort(np.concatenate(values)))
+
+
+def _steps(count: int) -> NDArray[np.float32]:
+    """`torch.linspace(0.1, 1, count + 1)` as it is on processors with fused multiply-add: the same numbers on all.
+
+    From each end to the middle, products and sums exact in float64 and rounded once.
+    """
+    start, end = np.float64(np.float32(0.1)), np.float64(1)
+    step = np.float64(np.float32((np.float32(1) - np.float32(0.1)) / np.float32(count)))
+    index = np.arange(count + 1)
+    return np.where(index < (count + 1) // 2, start + step * index, end - step * (count - index)).astype(np.float32)
 
 
 def compress(scales: Tensor) -> ScaleCodes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from woqfx.backend import PackedWeight
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """What a weight is for."""
 
     LINEAR = "linear"

@@ -75,7 +75,8 @@ def check_support(stored: StoredModel, backend: Backend) -> None:
             continue
         support = backend.supports(weight.scheme, registry().dtype(weight.scheme.dtype), weight.shape, this_cpu())
         if not support.ok:
-            refused.append(f"{stored.label}: {name}: backend {backend.name} cannot run it: {support.reason}; {support.remedy}")
+            why = f"backend {backend.name} cannot run it: {support.reason}; {support.remedy}"
+            refused.append(f"{stored.label}: {name}: {why}")
     if refused:
         raise PlanError(refused)
 

@@ -283,11 +283,18 @@ class _Planner:
         sample = torch.linspace(-1, 1, 1 << 18).view(256, 1024)
         for scheme, count in weights.items():
             layer = Layer("sample", sample, scheme, registry().dtype(scheme.dtype))
-            self.algorithm.round(layer)
-            start = time.perf_counter()
-            self.algorithm.round(layer)
-            seconds += (time.perf_counter() - start) * count / sample.numel()
+            try:
+                seconds += min(_round_seconds(self.algorithm, layer) for _ in range(3)) * count / sample.numel()
+            except Exception as error:  # an algorithm is anyone's code: better here than after an hour
+                who = registry().provider("algorithm", self.algorithm.name).title
+                self.problems.append(f"algorithm {self.algorithm.name} ({who}) failed on a sample: {error!r}")
         return seconds
+
+
+def _round_seconds(algorithm: Algorithm, layer: Layer) -> float:
+    start = time.perf_counter()
+    algorithm.round(layer)
+    return time.perf_counter() - start
 
 
 def _named(names: list[str]) -> str:

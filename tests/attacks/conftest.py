@@ -11,10 +11,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from folders_of_models import saved, write  # noqa: E402
-from forgeries import RULES, Forgery, Net, Plugin, copy_of  # noqa: E402
+from folders_of_models import saved, write
+from forgeries import RULES, Forgery, Net, Plugin, copy_of
 
-import woqfx  # noqa: E402
+import woqfx
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""Checkpoints that somebody has tampered with, and signed again: sizes and hashes fit, so only the one fault is there."""
+"""Checkpoints that were tampered with and signed again: sizes and hashes fit, so only the one fault is there."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def read_all(path: Path, model: nn.Module | None = None) -> dict[str, torch.Tens
     """Load a checkpoint as a user would, hashes compared, and return every tensor of the model, in float."""
     Checkpoint(path).verify()
     loaded = woqfx.load(path, model=model)
-    found = {name: tensor for name, tensor in loaded.named_parameters()}
+    found = dict(loaded.named_parameters())
     for name, module in loaded.named_modules():
         if isinstance(module, woqfx.PackedWeight):
             found[name] = module.dequantize()

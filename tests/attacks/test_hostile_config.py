@@ -102,7 +102,10 @@ REFUSED = {
     "other layers": ({"num_hidden_layers": 2}, "lacks 9 tensors"),
     "other widths": ({"intermediate_size": 97}, "the model has one of shape"),
     "ties that are none": ({"tie_word_embeddings": True}, "one tensor in the model"),
-    "layer types without end": ({"model_type": "gpt_neo", "attention_types": [[["global"], 10**12]]}, "attention_types"),
+    "layer types without end": (
+        {"model_type": "gpt_neo", "attention_types": [[["global"], 10**12]]},
+        "attention_types",
+    ),
 }
 
 

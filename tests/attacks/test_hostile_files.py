@@ -24,8 +24,14 @@ def poke(name, index, value):
 TENSORS = {
     "part missing": (lambda t: t.pop("plain.weight.scales"), "plain.weight.*scheme needs"),
     "part of other type": (replace("plain.weight.scales", torch.zeros(40, 1)), "plain.weight.scales' is torch.float32"),
-    "part of other shape": (replace("plain.weight.codes", torch.zeros(40, 23, dtype=torch.uint8)), "plain.weight.codes"),
-    "part too many": (replace("plain.weight.zeros", torch.zeros(40, 1, dtype=torch.uint8)), "plain.weight.*scheme needs"),
+    "part of other shape": (
+        replace("plain.weight.codes", torch.zeros(40, 23, dtype=torch.uint8)),
+        "plain.weight.codes",
+    ),
+    "part too many": (
+        replace("plain.weight.zeros", torch.zeros(40, 1, dtype=torch.uint8)),
+        "plain.weight.*scheme needs",
+    ),
     "part unknown": (replace("plain.weight.evil", torch.zeros(1)), "plain.weight.*evil"),
     "tensor of no place": (replace("evil", torch.zeros(1)), "the model has no 'evil'"),
     "tensor of a class": (replace("plain.__class__", torch.zeros(1)), "the model has no 'plain.__class__'"),
@@ -115,7 +121,7 @@ def test_a_file_cut_short_after_it_was_opened(forgery: Forgery) -> None:
 
     checkpoint = Checkpoint(forgery.path)
     os.truncate(forgery.path / "model.safetensors", 2000)
-    with pytest.raises(CheckpointError, match="model.safetensors cannot be used: it ended at byte"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors cannot be used: it ended at byte"):
         for name in checkpoint.weights:
             checkpoint.read_weight(name)
 

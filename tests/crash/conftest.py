@@ -109,8 +109,8 @@ class Job:
 
 @pytest.fixture(scope="session")
 def memory(tmp_path_factory) -> Iterator[Path]:
-    """A folder in memory, where there is one: what is proved here does not depend on the medium, and syncs take time."""
-    shared = Path("/dev/shm")  # noqa: S108
+    """A folder in memory, where there is one: what is proved does not depend on the medium, and syncs take time."""
+    shared = Path("/dev/shm")
     if not os.access(shared, os.W_OK):
         yield tmp_path_factory.mktemp("memory")
         return

@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Self
 
 #: What `woqfx.durable`, the journal, the writer and the output are made of.
 STEPS = ("open", "write", "ftruncate", "fdatasync", "fsync", "replace", "unlink", "mkdir", "rmdir")
@@ -27,7 +30,7 @@ class Steps:
         self._at, self._act, self._watch = at, act, watch
         self._real = {step: getattr(os, step) for step in STEPS}
 
-    def __enter__(self) -> Steps:
+    def __enter__(self) -> Self:
         for step, real in self._real.items():
             setattr(os, step, self._stand_in(step, real))
         return self

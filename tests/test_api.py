@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from folders_of_models import logits, saved
+from tiny_models import tiny_model
+from torch import nn
+
+import woqfx
+from woqfx.errors import PlanError
+from woqfx.layers import packed_weights
+
+
+def test_a_live_module_comes_back_itself():
+    model = tiny_model("llama")
+    assert woqfx.quantize(model) is model
+    assert len(packed_weights(model)) == 14
+
+
+def test_a_folder_without_out_is_quantized_in_memory(tmp_path):
+    source = saved("llama", tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    model = woqfx.quantize(source, dtype="nf4")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert torch.equal(logits(model), logits(woqfx.quantize(tiny_model("llama"), dtype="nf4")))
+
+
+def test_a_folder_with_out_gives_the_loaded_checkpoint(tmp_path):
+    model = woqfx.quantize(saved("llama", tmp_path), out=tmp_path / "out")
+    assert torch.equal(logits(model), logits(woqfx.load(tmp_path / "out")))
+
+
+def test_every_problem_at_once_and_nothing_done(tmp_path):
+    model = tiny_model("llama")
+    with pytest.raises(PlanError) as caught:
+        woqfx.quantize(model, dtype="nf4", symmetric=False, rules=["nowhere=keep"], out=tmp_path / "out")
+    assert len(caught.value.problems) == 2
+    assert not (tmp_path / "out").exists()
+    assert not packed_weights(model)
+
+
+def test_quantizing_twice_is_refused():
+    model = woqfx.quantize(tiny_model("llama"))
+    with pytest.raises(woqfx.WoqfxError):
+        woqfx.quantize(model)
+
+
+def test_plan_takes_what_quantize_takes():
+    plan = inspect.signature(woqfx.plan).parameters
+    quantize = inspect.signature(woqfx.quantize).parameters
+    assert {name: plan[name].default for name in plan} == {
+        name: parameter.default for name, parameter in quantize.items() if name not in ("out", "overwrite", "progress")
+    }
+
+
+def test_a_pack_that_fails_leaves_the_module_as_it_was():
+    packs = []
+
+    class Failing(woqfx.Backend):
+        name = "failing"
+
+        def supports(self, scheme, dtype, shape, cpu):
+            return woqfx.Support(ok=True, kernel="none")
+
+        def pack(self, q, float_dtype):
+            packs.append(q)
+            if len(packs) == 3:
+                raise RuntimeError("the third")
+            return woqfx.registry().backend("torch_cpu").pack(q, float_dtype)
+
+    class Plugin:
+        @woqfx.hookimpl
+        def woqfx_backends(self):
+            return [Failing()]
+
+    model = tiny_model("llama")
+    woqfx.register(Plugin(), "failing plugin")
+    try:
+        with pytest.raises(RuntimeError, match="the third"):
+            woqfx.quantize(model, backend="failing")
+    finally:
+        woqfx.unregister("failing plugin")
+    assert not packed_weights(model)
+    assert torch.equal(logits(model), logits(tiny_model("llama")))
+
+
+def test_progress_as_json_lines(capsys):
+    import json
+
+    woqfx.quantize(nn.Sequential(nn.Linear(8, 8)), progress="json")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    assert [line["event"] for line in lines] == ["RunStarted", "TensorDone", "TensorDone", "RunFinished"]

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from folders_of_models import saved, write
+from tiny_models import tiny_model
+from torch import nn
+
+import woqfx
+from woqfx.checkpoint import Checkpoint
+
+
+def schemes(plan: woqfx.Plan) -> dict[str, str | None]:
+    return {layer.layer.name: layer.scheme and layer.scheme.dtype for layer in plan.layers}
+
+
+def test_linear_layers_are_quantized_and_embeddings_and_heads_kept():
+    found = schemes(woqfx.plan(tiny_model("llama"), dtype="nf4"))
+    assert {name for name, dtype in found.items() if dtype is None} == {"model.embed_tokens", "lm_head"}
+    assert {dtype for dtype in found.values() if dtype} == {"nf4"}
+
+
+def test_the_last_rule_that_matches_wins_and_is_named():
+    rules = ["*.mlp.*=int8", "*.layers.0.*=keep", "*.layers.0.mlp.up_proj=nf4"]
+    plan = woqfx.plan(tiny_model("llama"), rules=rules)
+    found = {layer.layer.name: layer for layer in plan.layers}
+    assert found["model.layers.1.mlp.up_proj"].scheme.dtype == "int8"
+    assert found["model.layers.0.mlp.gate_proj"].scheme is None
+    assert found["model.layers.0.mlp.up_proj"].scheme.dtype == "nf4"
+    assert "layers.0.mlp.up_proj" in found["model.layers.0.mlp.up_proj"].why
+    assert found["model.layers.1.self_attn.q_proj"].why == "default"
+
+
+def test_a_rule_reaches_a_tied_weight_by_any_of_its_names():
+    for name in ("lm_head", "model.embed_tokens"):
+        assert schemes(woqfx.plan(tiny_model("qwen2"), rules=[f"{name}=int8"]))["model.embed_tokens"] == "int8"
+
+
+@pytest.mark.parametrize(
+    ("request_", "match"),
+    [
+        ({"dtype": "nf5"}, "nf5.*nf4"),
+        ({"algorithm": "rtm"}, "rtm.*rtn"),
+        ({"backend": "torch_gpu"}, "torch_gpu.*torch_cpu"),
+        ({"compute_dtype": "fp23"}, "fp23"),
+        ({"dtype": "nf4", "symmetric": False}, "nf4 has no asymmetric form"),
+        ({"rules": ["modle.*=keep"]}, "matches no layer; layers are named like model"),
+        ({"options": {"evil": 1}}, "has no option 'evil'"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_problem_says_what_would_work(request_, match):
+    plan = woqfx.plan(tiny_model("llama"), **request_)
+    assert len(plan.problems) == 1
+    with pytest.raises(woqfx.errors.PlanError, match=match):
+        plan.check()
+
+
+def test_a_model_with_nothing_to_quantize_is_a_problem():
+    assert "nothing would be quantized" in woqfx.plan(nn.Sequential(nn.LayerNorm(4))).problems[0]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_sizes_are_those_of_the_checkpoint(tmp_path, dtype, double_quant):
+    source = saved("llama", tmp_path)
+    plan = woqfx.plan(source, dtype=dtype, double_quant=double_quant, group_size=100)
+    checkpoint = Checkpoint(write(source, tmp_path / "out", dtype=dtype, double_quant=double_quant, group_size=100))
+    weights = {layer.layer.weight: layer.nbytes for layer in plan.layers if layer.scheme}
+    assert weights == {name: checkpoint.read_weight(name).nbytes for name in checkpoint.weights}
+    kept = sum(checkpoint.read_kept(name).nbytes for name in checkpoint.kept)
+    assert plan.nbytes == sum(weights.values()) + kept
+    total = sum(parameter.numel() for name, parameter in tiny_model("llama").named_parameters() if "proj" in name)
+    assert plan.bits_per_weight == pytest.approx(8 * sum(weights.values()) / total)
+
+
+def test_a_seventy_billion_model_is_planned_from_headers_in_seconds():
+    from transformers import LlamaConfig
+
+    from woqfx.planning import make_plan
+    from woqfx.skeleton import build_skeleton
+    from woqfx.source import ModuleSource
+
+    config = LlamaConfig(
+        hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8
+    )
+    config.dtype = torch.bfloat16
+
+    class Headers(ModuleSource):
+        """As a folder's headers: shapes and types, and nothing that could be read."""
+
+        def __init__(self) -> None:
+            self.skeleton = build_skeleton(config)
+            self.label, self._aliases = "headers", {}
+            self._state = dict(self.skeleton.named_parameters())
+
+        def read(self, name):
+            raise AssertionError("a plan reads no tensor")
+
+    from folders_of_models import request
+
+    source = Headers()
+    start = time.monotonic()
+    plan = make_plan(source, request())
+    assert time.monotonic() - start < 5
+    assert plan.problems == ()
+    assert sum(layer.weights for layer in plan.layers) > 68e9
+    assert 4.4 < plan.bits_per_weight < 4.6
