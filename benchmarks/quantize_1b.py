@@ -21,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def main() -> None:
     jobs = prepare(arguments.cache)
     before, load = describe_machine(), os.getloadavg()[0]
     result = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "machine": before,
         "load_before": round(load, 2),
         "runs": take_turns(jobs, arguments.runs),

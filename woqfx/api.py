@@ -11,7 +11,7 @@ from torch import nn
 from woqfx import engine, saving
 from woqfx.checkpoint import Checkpoint
 from woqfx.layers import install
-from woqfx.loading import assemble_quantized, open_checkpoint
+from woqfx.loading import assemble_quantized, load_model, open_checkpoint
 from woqfx.planning import Plan, Request, make_plan
 from woqfx.plugins import registry
 from woqfx.progress import Progress, showing
@@ -170,7 +170,7 @@ def load(path: str | Path, *, backend: str = "torch_cpu", model: nn.Module | Non
     was stopped, and `PlanError` if the backend cannot run the checkpoint.
     """
     stored = open_checkpoint(Path(path))
-    loaded = registry().backend(backend).model(stored, model)
+    loaded = load_model(stored, registry().backend(backend), model)
     if isinstance(stored, Checkpoint):
         stored.provenance().attach(loaded)
     return loaded

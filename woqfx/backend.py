@@ -152,14 +152,12 @@ class Backend(ABC):
     def pack(self, q: QTensor, float_dtype: torch.dtype) -> PackedWeight:
         """Prepare a weight for this machine, in memory. `float_dtype` is the type that the weight had."""
 
-    def model(self, stored: StoredModel, skeleton: nn.Module | None = None) -> nn.Module:
-        """A running model from a checkpoint. The default packs each weight into the module tree.
+    def model(self, stored: StoredModel) -> nn.Module | None:
+        """A running model from a checkpoint, for a backend that runs whole models by itself.
 
-        `skeleton` is the module tree, on the meta device, for a model that transformers does not know.
+        The default is None: each weight is packed, and takes its place in transformers' module tree.
         """
-        from woqfx.loading import assemble
-
-        return assemble(stored, self, skeleton)
+        return None
 
     def __repr__(self) -> str:
         return f"<backend {self.name}>"

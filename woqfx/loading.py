@@ -33,9 +33,18 @@ def open_checkpoint(path: Path) -> StoredModel:
     return Checkpoint(path) if other is None else other.open(path)  # the former's error says what is missing
 
 
+def load_model(stored: StoredModel, backend: Backend, skeleton: nn.Module | None = None) -> nn.Module:
+    """A running model: the backend's own, or a module tree with the backend's weights in it.
+
+    `skeleton` is the module tree for a model that transformers does not know; it is filled and returned.
+    """
+    check_support(stored, backend)
+    own = backend.model(stored) if skeleton is None else None
+    return assemble(stored, backend, skeleton) if own is None else own
+
+
 def assemble(stored: StoredModel, backend: Backend, skeleton: nn.Module | None = None) -> nn.Module:
     """Pack each weight of `stored` into a module tree, and give everything else its value."""
-    check_support(stored, backend)
     model = build_from(stored) if skeleton is None else skeleton
     _check_places(stored, model)
     layers = {layer.weight: layer for layer in find_layers(model)}

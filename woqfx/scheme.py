@@ -39,14 +39,14 @@ class Scheme:
             raise SchemeError(f"group_size must be a whole number, not {self.group_size!r}")
         if self.group_size != -1 and self.group_size < 1:
             raise SchemeError(f"group_size {self.group_size} makes no groups: use -1 (one per row) or 1 and above")
-        if self.scale_dtype not in SCALE_DTYPES:
-            raise SchemeError(f"scale_dtype {self.scale_dtype!r} is not one of {', '.join(SCALE_DTYPES)}")
         for flag in ("symmetric", "double_quant"):
             if not isinstance(getattr(self, flag), bool):
                 raise SchemeError(f"{flag} must be true or false, not {getattr(self, flag)!r}")
-        for name in ("dtype", "compute_dtype"):
+        for name in ("dtype", "compute_dtype", "scale_dtype"):
             if not isinstance(getattr(self, name), str):
                 raise SchemeError(f"{name} must be a name, not {getattr(self, name)!r}")
+        if self.scale_dtype not in SCALE_DTYPES:
+            raise SchemeError(f"scale_dtype {self.scale_dtype!r} is not one of {', '.join(SCALE_DTYPES)}")
 
     def group_width(self, k: int) -> int:
         """How many weights a full group of a row of `k` weights holds."""

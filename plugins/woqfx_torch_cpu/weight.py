@@ -77,12 +77,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, ctx.parts, ctx.bias, ctx.layout, _ = inputs
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None, None, None]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, list[None], Tensor | None, None, None]:
     """The gradient of the float layer with the dequantized weight: rounding of activations is passed through."""
     weight = _assemble(ctx.parts, ctx.layout).dequantize()
     grad_x = (grad.float() @ weight).to(grad.dtype)
     grad_bias = grad.flatten(0, -2).sum(0).to(ctx.bias.dtype) if ctx.bias is not None else None
-    return grad_x, None, grad_bias, None, None
+    return grad_x, [None] * len(ctx.parts), grad_bias, None, None
 
 
 torch.library.register_autograd("woqfx_torch_cpu::linear", _backward, setup_context=_save)

@@ -92,3 +92,10 @@ def test_a_models_config_has_no_traces_of_this_machine() -> None:
     assert config["architectures"] == ["MixtralForCausalLM"]
     assert config["dtype"] == "bfloat16"
     assert "some/where" not in str(config)
+
+
+def test_a_head_untied_by_hand_is_written_as_untied():
+    model = tiny_model("llama", tie_word_embeddings=True)
+    assert ModuleSource(model).config().get("tie_word_embeddings")
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    assert ModuleSource(model).config()["tie_word_embeddings"] is False

@@ -75,7 +75,10 @@ class ModuleSource(Source):
         model = self.skeleton
         if not _from_transformers(model):
             return None
-        return normalized_config(model.config, type(model).__name__, prevailing_dtype(self.tensors.values()))
+        config = normalized_config(model.config, type(model).__name__, prevailing_dtype(self.tensors.values()))
+        if getattr(model.config, "tie_word_embeddings", False) and _untied(model):
+            config["tie_word_embeddings"] = False
+        return config
 
     def sidecars(self) -> Mapping[str, bytes]:
         """As in `Source`: the files come from the folder or Hub cache that the model was loaded from, if any."""
@@ -91,6 +94,13 @@ class ModuleSource(Source):
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in _PLAIN
+
+
+def _untied(model: PreTrainedModel) -> bool:
+    """Whether the model has an output head of its own, whatever its config says: someone may have untied it by hand."""
+    head: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    return head is not None and head.weight is not embedding.weight
 
 
 def _from_transformers(model: nn.Module) -> TypeGuard[PreTrainedModel]:
