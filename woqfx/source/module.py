@@ -96,11 +96,10 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in _PLAIN
 
 
-def _untied(model: PreTrainedModel) -> bool:
+def _untied(model: Any) -> bool:
     """Whether the model has an output head of its own, whatever its config says: someone may have untied it by hand."""
-    head: Any = model.get_output_embeddings()
-    embedding: Any = model.get_input_embeddings()
-    return head is not None and head.weight is not embedding.weight
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is not model.get_input_embeddings().weight
 
 
 def _from_transformers(model: nn.Module) -> TypeGuard[PreTrainedModel]:
