@@ -89,11 +89,12 @@ def _row_stable(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`x @ W.T + bias` in float32, in which a row's result does not depend on how many rows there are.
 
     BLAS libraries take other paths, with other orders of summation, for few and for odd numbers of
-    rows, and for narrow results; at multiples of 16 rows, and 16 columns or more, they take one.
+    rows, and for narrow results; at multiples of 8 rows, and 16 columns or more, they take one.
     """
     tokens, n = x.reshape(-1, x.shape[-1]), len(weight)
-    padded = pad(tokens, (0, 0, 0, -len(tokens) % 16))
-    result = linear(padded, pad(weight, (0, 0, 0, max(0, 16 - n))))[: len(tokens), :n]
+    padded = pad(tokens, (0, 0, 0, -len(tokens) % 8))
+    wide = weight if n >= 16 else pad(weight, (0, 0, 0, 16 - n))
+    result = linear(padded, wide)[: len(tokens), :n]
     if bias is not None:
         result = result + bias.float()
     return result.reshape(*x.shape[:-1], n)
