@@ -27,9 +27,17 @@ from woqfx.evaluate import perplexity, python_topics
 from woqfx.inspection import Inspection, inspect
 from woqfx.original import load_original
 
-DTYPES = ("int8", "int4_fullrange", "int4_clip", "nf4", "fp4_e2m1")
+#: Name, dtype, rules. The last quantizes the embedding too, which is also this model's output head.
+CASES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("int8", "int8", ()),
+    ("int4_fullrange", "int4_fullrange", ()),
+    ("int4_clip", "int4_clip", ()),
+    ("nf4", "nf4", ()),
+    ("fp4_e2m1", "fp4_e2m1", ()),
+    ("nf4, embedding int8", "nf4", ("model.embed_tokens=int8",)),
+)
 QUESTION = "What is the capital of France?"
-CONTEXT = 256
+CONTEXT = 512
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,13 @@ def main() -> None:
     with console.status("the original, in float32 ...") as status:
         rows.append(original(arguments.model, tokenizer, ids))
         report(console, rows[-1])
-        for dtype in DTYPES:
-            status.update(f"{dtype}: quantizing, loading, predicting, answering ...")
-            rows.append(quantized(arguments.model, dtype, Path(arguments.out) / dtype, ids))
+        for name, dtype, rules in CASES:
+            status.update(f"{name}: quantizing, loading, predicting, answering ...")
+            out = Path(arguments.out) / name.replace(", embedding ", "-")
+            rows.append(quantized(arguments.model, name, dtype, rules, out, ids))
             report(console, rows[-1])
     console.print(table(rows))
-    folder = Path(arguments.out) / DTYPES[3]
+    folder = Path(arguments.out) / "nf4"
     console.print(f'Try one: [bold].venv/bin/woqfx generate {folder} --chat -p "Tell me a joke."[/]')
 
 
@@ -70,7 +79,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Quantize a real model to each dtype, and show what came out.")
     parser.add_argument("model", nargs="?", default=None)
-    parser.add_argument("--tokens", type=int, default=512, help="how much text to predict")
+    parser.add_argument("--tokens", type=int, default=2048, help="how much text to predict")
     parser.add_argument("--out", default=".demo", help="where the checkpoints go")
     arguments = parser.parse_args()
     arguments.model = arguments.model or smollm2()
@@ -93,14 +102,14 @@ def original(name: str, tokenizer: Any, ids: torch.Tensor) -> Row:
     return Row("float32", 32, nbytes, *judge(model, tokenizer, ids), time.monotonic() - start)
 
 
-def quantized(name: str, dtype: str, out: Path, ids: torch.Tensor) -> Row:
+def quantized(source: str, name: str, dtype: str, rules: tuple[str, ...], out: Path, ids: torch.Tensor) -> Row:
     """The model in `dtype`: written, loaded again, and tried."""
     start = time.monotonic()
-    model = woqfx.quantize(name, dtype=dtype, group_size=32, out=out, overwrite=True, progress="none")
+    model = woqfx.quantize(source, dtype=dtype, group_size=32, rules=rules, out=out, overwrite=True, progress="none")
     made = inspect(out)
     assert isinstance(made, Inspection)
     judged = judge(model, AutoTokenizer.from_pretrained(out), ids)
-    return Row(dtype, made.bits_per_weight, made.nbytes, *judged, time.monotonic() - start)
+    return Row(name, made.bits_per_weight, made.nbytes, *judged, time.monotonic() - start)
 
 
 def judge(model: Any, tokenizer: Any, ids: torch.Tensor) -> tuple[float, str]:
@@ -114,7 +123,7 @@ def judge(model: Any, tokenizer: Any, ids: torch.Tensor) -> tuple[float, str]:
 
 def report(console: Console, row: Row) -> None:
     """One line as soon as it is known."""
-    console.print(f"  {row.name:<15} perplexity {row.perplexity:6.2f}   in {row.seconds:3.0f} s", highlight=False)
+    console.print(f"  {row.name:<20} perplexity {row.perplexity:6.2f}   in {row.seconds:3.0f} s", highlight=False)
 
 
 def table(rows: list[Row]) -> Table:

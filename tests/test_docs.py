@@ -14,7 +14,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tiny_models import save_tokenizer, tiny_model
 
+import woqfx
 from woqfx import hookspecs
 from woqfx.plugins import registry
 
@@ -34,6 +36,15 @@ def signature(hook: str) -> str:
 def examples(page: Path) -> list[tuple[int, str]]:
     text = page.read_text()
     return [(text[: match.start(1)].count("\n"), match[1]) for match in FENCE.finditer(text)]
+
+
+def prepare(folder: Path, makes_out: bool) -> None:
+    """What pages for users take as given: a model, and, unless the page makes it, a checkpoint of it."""
+    model = folder / "path" / "to" / "model"
+    tiny_model("llama", vocab_size=259).save_pretrained(model)
+    save_tokenizer(model)
+    if not makes_out:
+        woqfx.quantize(model, out=folder / "out")
 
 
 def name_of(page: Path) -> str:
@@ -57,6 +68,8 @@ def test_every_hook_has_a_test(hook):
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=name_of)
 def test_the_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if "path/to/model" in page.read_text():
+        prepare(tmp_path, makes_out='out="out/"' in page.read_text())
     module = ModuleType("example")
     monkeypatch.setitem(sys.modules, "example", module)  # dataclasses look their module up
     registry.cache_clear()

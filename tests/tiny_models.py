@@ -11,6 +11,7 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -157,3 +158,18 @@ _FAMILIES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
 
 #: The names that `tiny_config` and `tiny_model` take.
 FAMILIES = tuple(_FAMILIES)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer of single bytes: 256 of them and three special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    fast.chat_template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant] "
+    fast.save_pretrained(folder)

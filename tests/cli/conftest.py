@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny_models import tiny_model
+from tiny_models import save_tokenizer, tiny_model
 
 import woqfx
 from woqfx.cli import main
@@ -14,21 +14,6 @@ from woqfx.cli import main
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-def save_tokenizer(folder: Path) -> None:
-    """A tokenizer of single bytes: 256 of them and three special tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-    fast.chat_template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant] "
-    fast.save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-import woqfx
 from woqfx.cli import main
-from woqfx.original import load_original
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = ["README.md", "docs/quickstart.md", "docs/cli.md"]
@@ -50,16 +47,3 @@ def test_every_command_can_be_parsed(page, monkeypatch, tmp_path):
         command = main.get_command(click.Context(main), name)
         assert command is not None, line
         command.make_context(name, [word for word in arguments if word != "--help"] or ["x", "y"])
-
-
-def test_the_readmes_python_runs(model_folder, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(model_folder, "path/to/model")
-    # A quantized model is not quantized again: the live module of the example is another one.
-    first, second, third = blocks("README.md", "python")[0].split("import woqfx\n\n")[1].split("\n\n")
-    names = {"woqfx": woqfx}
-    exec(first, names)
-    names["model"] = load_original(model_folder)
-    exec(second, names)
-    exec(third, names)
-    assert {path.name for path in tmp_path.iterdir()} == {"path", "out", "out8"}
