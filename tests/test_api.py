@@ -9,7 +9,7 @@ from tiny_models import tiny_model
 from torch import nn
 
 import woqfx
-from woqfx.errors import PlanError
+from woqfx.errors import PlanError, SchemeError, SourceError
 from woqfx.layers import packed_weights
 
 
@@ -92,3 +92,49 @@ def test_progress_as_json_lines(capsys):
     woqfx.quantize(nn.Sequential(nn.Linear(8, 8)), progress="json")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
     assert [line["event"] for line in lines] == ["RunStarted", "TensorDone", "TensorDone", "RunFinished"]
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["all", "part"])
+def test_a_quantized_model_is_not_quantized_again(part):
+    model = woqfx.quantize(tiny_model("llama"), rules=["*.down_proj=keep"] if part else ())
+    with pytest.raises(SourceError, match="LlamaForCausalLM is quantized already, by woqfx; give the original"):
+        woqfx.quantize(model, dtype="int8")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    ["*.down_proj=int8", ["*.down_proj=int8"], {"*.down_proj": "int8"}, [("*.down_proj", {"dtype": "int8"})]],
+    ids=["string", "list", "mapping", "pair"],
+)
+def test_ways_to_give_a_rule(rules):
+    plan = woqfx.plan(tiny_model("llama"), rules=rules)
+    assert [p.scheme.dtype for p in plan.layers if p.layer.name.endswith("down_proj")] == ["int8", "int8"]
+
+
+@pytest.mark.parametrize("rule", [("a", "b", "c"), (1, "int8"), 7], ids=repr)
+def test_what_is_no_rule(rule):
+    with pytest.raises(SchemeError, match="not a rule"):
+        woqfx.plan(tiny_model("llama"), rules=[rule])
+
+
+def test_an_unknown_way_to_show_progress():
+    with pytest.raises(SchemeError, match="progress 'x' is not one of auto, bar, json, none"):
+        woqfx.quantize(tiny_model("llama"), progress="x")
+
+
+def test_the_generation_config_is_loaded(tmp_path):
+    source = saved("llama", tmp_path)
+    (source / "generation_config.json").write_text('{"max_new_tokens": 3, "eos_token_id": [5, 6]}')
+    for model in (woqfx.quantize(source), woqfx.quantize(source, out=tmp_path / "out")):
+        assert model.generation_config.max_new_tokens == 3
+        assert model.generation_config.eos_token_id == [5, 6]
+
+
+@pytest.mark.parametrize("compute", ["fp32", "bf16", "int8"])
+def test_a_layers_output_may_be_written_to(compute):
+    model = woqfx.quantize(nn.Sequential(nn.Linear(64, 64)), compute_dtype=compute)
+    x = torch.randn(2, 64, requires_grad=True)
+    y = model(x)
+    y += 1
+    y.sum().backward()
+    assert x.grad is not None and bool(x.grad.any())

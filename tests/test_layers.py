@@ -78,3 +78,41 @@ def test_a_packed_weight_takes_every_place_of_the_parameter():
     assert {name for name, _ in model.named_parameters()} == {"a.bias", "c.bias"}
     x = torch.randn(2, 8)
     assert torch.equal(model["c"](x), packed.linear(x, model["c"].bias))
+
+
+def test_a_model_that_is_one_layer(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(32, 8)
+    weight = model.weight.detach().clone()
+    woqfx.quantize(model, dtype="int8", out=tmp_path / "out")
+    assert packed_weights(model).keys() == {"weight"}
+    torch.testing.assert_close(model.weight.dequantize(), weight, atol=0.005, rtol=0)
+    assert torch.equal(woqfx.load(tmp_path / "out", model=nn.Linear(32, 8, device="meta")).bias, model.bias)
+
+
+def test_layers_without_weights_are_left_alone():
+    model = nn.Sequential(nn.Linear(0, 8), nn.Linear(8, 8), nn.Linear(8, 0))
+    assert [layer.name for layer in find_layers(model)] == ["1"]
+    assert woqfx.quantize(model)(torch.zeros(3, 0)).shape == (3, 0)
+
+
+def test_the_head_of_a_task_is_kept():
+    from transformers import LlamaForSequenceClassification
+
+    layers = find_layers(LlamaForSequenceClassification(tiny_model("llama").config))
+    assert [layer.role for layer in layers if layer.name == "score"] == [Role.HEAD]
+
+
+def test_weights_that_are_used_in_another_way_are_kept():
+    attention = woqfx.quantize(nn.Sequential(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)))
+    assert {name.rpartition(".")[0] for name in packed_weights(attention)} == {"0.linear1", "0.linear2"}
+    assert attention.train()(torch.randn(2, 5, 32)).shape == (2, 5, 32)
+
+
+def test_a_mamba_generates():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=64, hidden_size=32, state_size=4, num_hidden_layers=1, time_step_rank=8)
+    model = woqfx.quantize(MambaForCausalLM(config).eval())
+    assert len(packed_weights(model)) == 3
+    assert model.generate(torch.tensor([[1, 2]]), max_new_tokens=3, do_sample=False).shape[1] > 2

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import pytest
-from folders_of_models import digests
+import torch
+from folders_of_models import digests, logits
 from tiny_models import tiny_model
 
 import woqfx
 from woqfx.checkpoint import Checkpoint
 from woqfx.errors import WoqfxError
+from woqfx.layers import packed_weights
 
 
 def test_a_float_model_is_refused(tmp_path):
@@ -40,3 +42,46 @@ def test_weights_changed_after_quantizing_are_saved_as_they_are(tmp_path):
     model.model.norm.weight.data.fill_(3.0)
     woqfx.save(model, tmp_path / "out")
     assert float(woqfx.load(tmp_path / "out").model.norm.weight[0]) == 3.0
+
+
+class TestChangedModels:
+    """A model is saved as it is now, whatever it was when it was quantized."""
+
+    @staticmethod
+    def again(model, folder):
+        woqfx.save(model, folder)
+        loaded = woqfx.load(folder)
+        assert torch.equal(logits(loaded), logits(model))
+        return loaded
+
+    def test_untied(self, tmp_path):
+        model = woqfx.quantize(tiny_model("llama", tie_word_embeddings=True))
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)
+        loaded = self.again(model, tmp_path / "out")
+        assert loaded.config.tie_word_embeddings is False
+
+    def test_resized(self, tmp_path):
+        model = woqfx.quantize(tiny_model("llama"))
+        model.resize_token_embeddings(140)
+        assert self.again(model, tmp_path / "out").config.vocab_size == 140
+
+    def test_cast(self, tmp_path):
+        model = woqfx.quantize(tiny_model("llama")).to(torch.bfloat16)
+        woqfx.save(model, tmp_path / "out")
+        loaded = woqfx.load(tmp_path / "out")
+        # .to() has rounded the rotary frequencies too, which no file holds
+        torch.testing.assert_close(logits(loaded), logits(model), atol=0.1, rtol=0.1)
+        assert loaded.config.dtype == torch.bfloat16
+        assert {weight.dtype for weight in packed_weights(loaded).values()} == {torch.bfloat16}
+
+    def test_generating_otherwise(self, tmp_path):
+        model = woqfx.quantize(tiny_model("llama"))
+        model.generation_config.max_new_tokens = 7
+        assert self.again(model, tmp_path / "out").generation_config.max_new_tokens == 7
+
+
+def test_transformers_own_way_of_saving_is_refused(tmp_path):
+    model = woqfx.quantize(tiny_model("llama"))
+    with pytest.raises(WoqfxError, match=r"use woqfx\.save"):
+        model.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from woqfx import engine, saving
 from woqfx.checkpoint import Checkpoint
+from woqfx.config import adopt_generation
 from woqfx.layers import install
 from woqfx.loading import assemble_quantized, load_model, open_checkpoint
 from woqfx.planning import Plan, Request, make_plan
@@ -17,7 +18,7 @@ from woqfx.plugins import registry
 from woqfx.progress import Progress, showing
 from woqfx.provenance import Provenance
 from woqfx.qtensor import QTensor
-from woqfx.scheme import RuleLike
+from woqfx.scheme import Rules
 from woqfx.source import ModuleSource, Source, open_source
 
 
@@ -32,7 +33,7 @@ def quantize(
     double_quant: bool = False,
     compute_dtype: str = "fp32",
     backend: str = "torch_cpu",
-    rules: Iterable[RuleLike] = (),
+    rules: Rules = (),
     options: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -120,7 +121,9 @@ def _quantize_into_memory(source: Source, plan: Plan, progress: Progress) -> nn.
     with showing(progress):
         done = list(engine.quantize_in_memory(source, plan))
     model = assemble_quantized(source, plan, done)
-    _provenance(source, plan, {step.name: step.error for step in done}).attach(model)
+    origin = _provenance(source, plan, {step.name: step.error for step in done})
+    adopt_generation(model, origin.sidecars, source.label)
+    origin.attach(model)
     return model
 
 
@@ -140,7 +143,7 @@ def plan(
     double_quant: bool = False,
     compute_dtype: str = "fp32",
     backend: str = "torch_cpu",
-    rules: Iterable[RuleLike] = (),
+    rules: Rules = (),
     options: Mapping[str, Any] | None = None,
 ) -> Plan:
     """What `quantize` would do with the same arguments: each weight's scheme, size and kernel, and every problem.
@@ -172,12 +175,14 @@ def load(path: str | Path, *, backend: str = "torch_cpu", model: nn.Module | Non
     stored = open_checkpoint(Path(path))
     loaded = load_model(stored, registry().backend(backend), model)
     if isinstance(stored, Checkpoint):
-        stored.provenance().attach(loaded)
+        origin = stored.provenance()
+        adopt_generation(loaded, origin.sidecars, stored.label)
+        origin.attach(loaded)
     return loaded
 
 
 def save(model: nn.Module, out: str | Path, *, overwrite: bool = False) -> None:
-    """Write a quantized model as a checkpoint: the same bytes as those it was loaded from."""
+    """Write a quantized model as a checkpoint: unless it was changed, the same bytes as those it was loaded from."""
     saving.save(model, Path(out), overwrite=overwrite)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -16,6 +17,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from woqfx.errors import CheckpointError, SourceError
 from woqfx.skeleton import build_skeleton, named_state
+from woqfx.source.files import parse_object
+from woqfx.source.metadata import GENERATION_CONFIG
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -113,3 +116,17 @@ def _check_buffers(model: nn.Module, label: str) -> None:
             f"{label}: config.json asks for {computed} bytes of computed buffers, more than the model's weights take; "
             "fetch the checkpoint again"
         )
+
+
+def adopt_generation(model: nn.Module, files: Mapping[str, bytes], label: str) -> None:
+    """Give a language model the generation config that its folder holds, as transformers does on loading."""
+    data = files.get(GENERATION_CONFIG)
+    if data is None or not hasattr(model, "generation_config"):
+        return
+    from transformers import GenerationConfig
+
+    try:
+        generation: Any = GenerationConfig.from_dict(harmless(parse_object(data, Path(GENERATION_CONFIG))))
+    except Exception as error:  # values from a file, checked by transformers
+        raise CheckpointError(f"{label}: {GENERATION_CONFIG} is not valid: {str(error)[:500]}") from error
+    model.generation_config = generation

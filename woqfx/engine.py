@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from woqfx.errors import OutputError, PluginError, SourceError, WoqfxError
 from woqfx.format import StoredWeight
 from woqfx.layers import LayerInfo
 from woqfx.manifest import FileFacts, Manifest, natural
-from woqfx.planning import LayerPlan, Plan
+from woqfx.planning import IN_PROGRESS, LayerPlan, Plan
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.quality import relative_error
@@ -46,8 +47,9 @@ class Done:
 def quantize_tensors(source: Source, plan: Plan, names: list[str], workers: int = 1) -> Iterator[Done]:
     """Quantize or pass on these tensors of `source`, in order, while the caller does something with those before.
 
-    `workers` threads each work on a tensor of their own; one more result waits than there are workers.
+    At most `workers` threads each work on a tensor of their own: as many as `IN_PROGRESS` bytes hold, or one.
     """
+    sizes = {name: prod(info.shape) * info.dtype.itemsize for name, info in source.tensors.items()}
     algorithm = _algorithm(plan)
 
     def work(name: str) -> Done:
@@ -57,13 +59,13 @@ def quantize_tensors(source: Source, plan: Plan, names: list[str], workers: int 
 
     pool = ThreadPoolExecutor(workers, "woqfx-worker")
     try:
-        ahead: deque[Future[Done]] = deque()
+        ahead: deque[tuple[str, Future[Done]]] = deque()
         for name in names:
-            ahead.append(pool.submit(work, name))
-            if len(ahead) > workers:
-                yield ahead.popleft().result()
+            while len(ahead) > workers or (ahead and sizes[name] + sum(sizes[one] for one, _ in ahead) > IN_PROGRESS):
+                yield ahead.popleft()[1].result()
+            ahead.append((name, pool.submit(work, name)))
         while ahead:
-            yield ahead.popleft().result()
+            yield ahead.popleft()[1].result()
     finally:
         pool.shutdown(cancel_futures=True)
 

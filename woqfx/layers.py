@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from woqfx.backend import PackedWeight
 
@@ -47,6 +48,9 @@ class LayerInfo:
 #: Subclasses of `nn.Linear` whose own forward is known to be `x @ weight.T + bias`.
 _KNOWN_FORWARDS = {"FalconLinear"}
 
+#: Linear layers whose weight the forward of their owner multiplies by directly (Mamba's mixers).
+_DENSE_USES = (".dt_proj",)
+
 
 def find_layers(model: nn.Module) -> list[LayerInfo]:
     """Every linear layer, embedding and stack of experts, in the order of the module tree.
@@ -66,30 +70,49 @@ def find_layers(model: nn.Module) -> list[LayerInfo]:
 def _layers_of(name: str, module: nn.Module, heads: set[int]) -> Iterator[tuple[LayerInfo, nn.Parameter]]:
     own = module._parameters
     weight = own.get("weight")
+    prefix = f"{name}." if name else ""
+    path = prefix + "weight"
+    name = name or "weight"  # a model that is itself one layer
+    if weight is not None and 0 in weight.shape:
+        return  # it holds nothing
     if isinstance(module, nn.Embedding) and weight is not None:
         obstacle = "" if module.max_norm is None else "max_norm rewrites its weights at every look-up"
-        yield LayerInfo(name, f"{name}.weight", Role.EMBEDDING, tuple(weight.shape), obstacle=obstacle), weight
+        yield LayerInfo(name, path, Role.EMBEDDING, tuple(weight.shape), obstacle=obstacle), weight
     elif isinstance(module, nn.Linear) and weight is not None:
         role = Role.HEAD if id(module) in heads else Role.LINEAR
-        obstacle = ""
-        if type(module).forward is not nn.Linear.forward and type(module).__name__ not in _KNOWN_FORWARDS:
-            obstacle = f"{type(module).__name__} has a forward of its own, which may not go through linear()"
-        yield LayerInfo(name, f"{name}.weight", role, tuple(weight.shape), obstacle=obstacle), weight
+        yield LayerInfo(name, path, role, tuple(weight.shape), obstacle=_obstacle(name, module)), weight
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf") and weight is not None:
-        yield LayerInfo(name, f"{name}.weight", Role.LINEAR, (weight.shape[1], weight.shape[0]), True), weight
+        yield LayerInfo(name, path, Role.LINEAR, (weight.shape[1], weight.shape[0]), True), weight
     elif hasattr(module, "is_transposed") and hasattr(module, "is_concatenated"):
         # transformers marks its classes of stacked experts with these.
         obstacle = "its experts are stored transposed, which no kernel multiplies by" if module.is_transposed else ""
         for key, parameter in own.items():
             if parameter is not None and parameter.ndim == 3:
-                path = f"{name}.{key}"
+                path = prefix + key
                 yield LayerInfo(path, path, Role.EXPERTS, tuple(parameter.shape), obstacle=obstacle), parameter
 
 
+def _obstacle(name: str, module: nn.Linear) -> str:
+    """Why a linear layer's weight cannot be packed: the model uses it otherwise than in `linear(x, weight)`."""
+    kind = type(module)
+    if kind is NonDynamicallyQuantizableLinear:
+        return "MultiheadAttention takes its weight as a dense tensor"
+    if kind.forward is not nn.Linear.forward and kind.__name__ not in _KNOWN_FORWARDS:
+        return f"{kind.__name__} has a forward of its own, which may not go through linear()"
+    if name.endswith(_DENSE_USES):
+        return "state-space models multiply by its weight as a dense tensor"
+    return ""
+
+
 def _output_heads(model: nn.Module) -> set[int]:
+    """The output embedding, and what a task's model adds beside its base model: a classifier, a score, a span."""
     getter = getattr(model, "get_output_embeddings", None)
     head = getter() if getter is not None else None
-    return set() if head is None else {id(head)}
+    heads = set() if head is None else {id(head)}
+    base = getattr(model, getattr(model, "base_model_prefix", "") or "-", None)
+    if isinstance(base, nn.Module):
+        heads |= {id(child) for child in model.children() if isinstance(child, nn.Linear)}
+    return heads
 
 
 def install(model: nn.Module, weight: str, packed: PackedWeight) -> None:

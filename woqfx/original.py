@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from woqfx.config import adopt_generation
 from woqfx.loading import put
 from woqfx.skeleton import materialize
 from woqfx.source import open_source
@@ -22,4 +23,5 @@ def load_original(model: str | Path) -> nn.Module:
     for name in source.tensors:
         put(loaded, name, source.read(name), source.label)
     materialize(loaded)
+    adopt_generation(loaded, source.sidecars(), source.label)
     return loaded.eval()

@@ -20,8 +20,11 @@ from woqfx.errors import PlanError, WoqfxError
 from woqfx.layers import LayerInfo, Role, find_layers
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
-from woqfx.scheme import Rule, RuleLike, Scheme, read_rules
+from woqfx.scheme import Rule, Rules, Scheme, read_rules
 from woqfx.source import Source
+
+#: Bytes of source tensors that are worked on at a time, unless one alone is larger.
+IN_PROGRESS = 256 << 20
 
 _KEPT_BY_DEFAULT = {Role.EMBEDDING, Role.HEAD}
 
@@ -42,7 +45,7 @@ class Request:
         *,
         algorithm: str,
         backend: str,
-        rules: Iterable[RuleLike],
+        rules: Rules,
         options: Mapping[str, Any] | None,
         **scheme: Any,
     ) -> Request:
@@ -199,7 +202,7 @@ class _Planner:
             layers=plans,
             other_bytes=sum(size for name, size in sizes.items() if name not in planned),
             source_bytes=sum(sizes.values()),
-            memory=_process_bytes() + 2 * largest,
+            memory=_process_bytes() + 2 * max(largest, min(IN_PROGRESS, sum(sizes.values()))),
             seconds=self.estimate(plans, sum(sizes.values())),
             problems=tuple(self.problems),
             warnings=self.warnings(planned),
@@ -250,9 +253,9 @@ class _Planner:
             return None, None
         if not scheme.symmetric and not dtype.has_asymmetric:
             others = ", ".join(name for name in registry().names("dtype") if registry().dtype(name).has_asymmetric)
-            self.about[f"{dtype.name} has no asymmetric form: use symmetric=True (--sym), or one of {others}"].append(
-                layer.name
-            )
+            problem = f"{dtype.name} has no asymmetric form: use symmetric=True (--sym), or one of {others}"
+            self.about[problem].append(layer.name)
+            return None, None
         specs = QTensor.specs(dtype, scheme, layer.shape).values()
         nbytes = sum(prod(shape) * kind.itemsize for kind, shape in specs)
         if self.backend is None or compute is None:

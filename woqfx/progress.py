@@ -8,9 +8,10 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO, get_args
 
 from woqfx import events
+from woqfx.errors import SchemeError
 from woqfx.hookspecs import hookimpl
 from woqfx.plugins import registry
 
@@ -27,6 +28,8 @@ def showing(progress: Progress, stream: TextIO | None = None) -> Iterator[None]:
     "auto" is a bar on a terminal, else nothing. However the block ends, the terminal is as it was.
     """
     stream = stream or sys.stderr
+    if progress not in get_args(Progress):
+        raise SchemeError(f"progress {progress!r} is not one of {', '.join(get_args(Progress))}")
     if progress == "auto":
         progress = "bar" if stream.isatty() else "none"
     if progress == "none":

@@ -24,8 +24,14 @@ class Provenance:
     sidecars: Mapping[str, bytes]
 
     def attach(self, model: nn.Module) -> None:
-        """Have the model remember it."""
+        """Have the model remember it, and refuse transformers' way of saving, which would lose the weights."""
         setattr(model, _ATTRIBUTE, self)
+        if hasattr(model, "save_pretrained"):
+            setattr(model, "save_pretrained", _refuse_save_pretrained)  # noqa: B010 - no attribute that a Module declares
+
+
+def _refuse_save_pretrained(*_: Any, **__: Any) -> Any:
+    raise WoqfxError("transformers cannot save weights that woqfx quantized: use woqfx.save(model, folder)")
 
 
 def provenance_of(model: nn.Module) -> Provenance:

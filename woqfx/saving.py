@@ -7,26 +7,38 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from woqfx.backend import PackedWeight
 from woqfx.checkpoint import small_files
 from woqfx.engine import Done
 from woqfx.format import StoredWeight
 from woqfx.layers import packed_weights
 from woqfx.manifest import Manifest, natural
 from woqfx.provenance import provenance_of
-from woqfx.skeleton import named_state
+from woqfx.skeleton import named_state, tied_aliases
+from woqfx.source import TensorInfo
+from woqfx.source.module import config_of, generation_of
 from woqfx.writer import Parts, open_writer
 
 
 def save(model: nn.Module, out: Path, *, overwrite: bool) -> None:
     """See `woqfx.save`."""
     origin = provenance_of(model)
+    everywhere = {name: m for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, PackedWeight)}
     packed = packed_weights(model)
-    inside = tuple(f"{name}." for name in (*packed, *origin.aliases))
+    first = {id(weight): name for name, weight in packed.items()}
+    inside = tuple(f"{name}." for name in everywhere)
+    aliases = {name: first[id(weight)] for name, weight in everywhere.items() if name not in packed}
+    aliases |= {alias: name for alias, name in tied_aliases(model).items() if not alias.startswith(inside)}
     kept = {
         name: tensor.detach().cpu()
         for name, tensor in named_state(model)
-        if name not in origin.aliases and not name.startswith(inside)
+        if name not in aliases and not name.startswith(inside)
     }
+    # The model as it is now, which need not be as it was quantized: it may be untied, cast, resized since.
+    tensors = [TensorInfo(tuple(tensor.shape), tensor.dtype) for tensor in kept.values()]
+    tensors += [TensorInfo(tuple(weight.shape), weight.dtype) for weight in packed.values()]
+    config = config_of(model, tensors) or origin.config
+    sidecars = {**origin.sidecars, **generation_of(model)}
 
     def parts(name: str) -> Mapping[str, Tensor]:
         # A backend may have to unpack: one weight at a time.
@@ -43,8 +55,8 @@ def save(model: nn.Module, out: Path, *, overwrite: bool) -> None:
         for name in names:
             writer.write(name, parts(name), None)
         writer.finish(
-            lambda: small_files(origin.config, origin.request, origin.sidecars),
-            lambda files: Manifest(origin.request, weights, origin.errors, origin.aliases, files),
+            lambda: small_files(config, origin.request, sidecars),
+            lambda files: Manifest(origin.request, weights, origin.errors, aliases, files),
         )
     finally:
         writer.close()

@@ -130,22 +130,28 @@ def _value(text: str) -> Any:
 
 
 RuleLike = Rule | str | tuple[str, Mapping[str, Any] | str | None]
+Rules = Iterable[RuleLike] | str | Mapping[str, Mapping[str, Any] | str | None]
 
 
-def read_rules(rules: Iterable[RuleLike]) -> tuple[Rule, ...]:
-    """Accept rules as objects, as `PATTERN=...` strings, or as (pattern, change) pairs.
+def read_rules(rules: Rules) -> tuple[Rule, ...]:
+    """Accept rules as objects, as `PATTERN=...` strings, as (pattern, change) pairs, or as a mapping of those.
 
-    In a pair the change is a mapping of scheme fields, the name of a dtype, or "keep" or None.
+    In a pair the change is a mapping of scheme fields, the name of a dtype, or "keep" or None. One string is one rule.
     """
-    read: list[Rule] = []
-    for rule in rules:
-        if isinstance(rule, Rule):
-            read.append(rule)
-        elif isinstance(rule, str):
-            read.append(Rule.parse(rule))
-        else:
-            pattern, change = rule
-            if isinstance(change, str):
-                change = None if change == "keep" else {"dtype": change}
-            read.append(Rule(pattern, change))
-    return tuple(read)
+    listed: Iterable[Any] = (
+        [rules] if isinstance(rules, str) else rules.items() if isinstance(rules, Mapping) else rules
+    )
+    return tuple(_read_rule(rule) for rule in listed)
+
+
+def _read_rule(rule: Any) -> Rule:
+    if isinstance(rule, Rule):
+        return rule
+    if isinstance(rule, str):
+        return Rule.parse(rule)
+    if not isinstance(rule, tuple) or len(rule) != 2 or not isinstance(rule[0], str):
+        raise SchemeError(f"not a rule: {rule!r}; write 'PATTERN=DTYPE', or a pair of a pattern and a change")
+    pattern, change = rule
+    if isinstance(change, str):
+        change = None if change == "keep" else {"dtype": change}
+    return Rule(pattern, change)

@@ -65,7 +65,9 @@ def _assemble(parts: list[Tensor], layout: str) -> QTensor:
 @torch.library.custom_op("woqfx_torch_cpu::linear", mutates_args=())
 def _linear(x: Tensor, parts: list[Tensor], bias: Tensor | None, layout: str, out_features: int) -> Tensor:
     q = _assemble(parts, layout)
-    return woqfx.registry().compute_dtype(q.scheme.compute_dtype).matmul(x, q, bias)
+    result = woqfx.registry().compute_dtype(q.scheme.compute_dtype).matmul(x, q, bias)
+    # The caller may write into what a linear layer gives; autograd forbids that for a view that an operator returns.
+    return result.clone() if result._is_view() else result
 
 
 @_linear.register_fake

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from woqfx.errors import PlanError, WoqfxError
+from woqfx.errors import PlanError, SchemeError, UnknownNameError, WoqfxError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -39,7 +39,7 @@ def reported() -> Iterator[None]:
         except WoqfxError as error:
             if os.environ.get("WOQFX_DEBUG", "") not in ("", "0"):
                 raise
-            kind = Refusal if isinstance(error, PlanError) else Failure
+            kind = Refusal if isinstance(error, PlanError | SchemeError | UnknownNameError) else Failure
             raise kind(str(error)) from error
         except KeyboardInterrupt:
             warn("interrupted")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import nn
 
+from woqfx.backend import PackedWeight
 from woqfx.errors import SourceError
 from woqfx.skeleton import named_state, tied_aliases
 from woqfx.source.base import Source, TensorInfo
@@ -17,7 +18,7 @@ from woqfx.source.hub import cached_snapshot
 from woqfx.source.metadata import folder_sidecars, generation_sidecar, normalized_config, prevailing_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from transformers import PreTrainedModel
 
@@ -44,6 +45,8 @@ class ModuleSource(Source):
             raise SourceError(
                 f"{self.label} is quantized already ({getattr(method, 'value', method)}); give the original model"
             )
+        if any(isinstance(module, PackedWeight) for module in model.modules()):
+            raise SourceError(f"{self.label} is quantized already, by woqfx; give the original model")
         absent = [name for name, tensor in self._state.items() if tensor.is_meta]
         if absent:
             raise SourceError(
@@ -72,20 +75,14 @@ class ModuleSource(Source):
 
     def config(self) -> dict[str, Any] | None:
         """As in `Source`."""
-        model = self.skeleton
-        if not _from_transformers(model):
-            return None
-        config = normalized_config(model.config, type(model).__name__, prevailing_dtype(self.tensors.values()))
-        if getattr(model.config, "tie_word_embeddings", False) and _untied(model):
-            config["tie_word_embeddings"] = False
-        return config
+        return config_of(self.skeleton, self.tensors.values())
 
     def sidecars(self) -> Mapping[str, bytes]:
         """As in `Source`: the files come from the folder or Hub cache that the model was loaded from, if any."""
         model = self.skeleton
         if not _from_transformers(model):
             return {}
-        files = generation_sidecar(model.generation_config) if model.can_generate() else {}
+        files = generation_of(model)
         name = model.name_or_path
         local = Path(name) if name and Path(name).is_dir() else None
         origin = local or cached_snapshot(name, getattr(model.config, "_commit_hash", None))
@@ -94,6 +91,23 @@ class ModuleSource(Source):
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in _PLAIN
+
+
+def config_of(model: nn.Module, tensors: Iterable[TensorInfo]) -> dict[str, Any] | None:
+    """The config of a live model that holds these tensors, as `Source.config` gives it."""
+    if not _from_transformers(model):
+        return None
+    config = normalized_config(model.config, type(model).__name__, prevailing_dtype(tensors))
+    if getattr(model.config, "tie_word_embeddings", False) and _untied(model):
+        config["tie_word_embeddings"] = False
+    return config
+
+
+def generation_of(model: nn.Module) -> dict[str, bytes]:
+    """The generation config of a live model as a file, if it has one."""
+    if not _from_transformers(model) or not model.can_generate():
+        return {}
+    return generation_sidecar(model.generation_config)
 
 
 def _untied(model: Any) -> bool:
