@@ -48,8 +48,8 @@ See first what would happen, with the same flags: woqfx plan path/to/model
 def command(model: str, out: Path, overwrite: bool, progress: Progress, quiet: bool, **request: Any) -> None:
     """Quantize the weights of MODEL, and write a checkpoint that runs on any machine.
 
-    MODEL is a folder, a .gguf file, or a name on the Hugging Face Hub (organisation/name). It is read one tensor at a
-    time, so memory does not depend on its size. A run that was stopped goes on when the same command is given again.
+    MODEL is a folder, a .gguf file, or a name on the Hugging Face Hub (organisation/name). It is read a few tensors at
+    a time, so memory does not depend on its size. A run that was stopped goes on when the same command is given again.
 
     Linear layers and stacks of experts are quantized; embeddings and the output head are kept, unless a --rule says
     otherwise.
