@@ -47,8 +47,6 @@ def test_killed_again_while_going_on(job, place):
 @pytest.mark.slow
 def test_killed_at_a_hundred_random_moments(job, place):
     chance = random.Random(0)
-    if job.before:
-        pytest.skip("once is enough")
     usual = max(job.run(job.begin(place / f"timing {n}"), every_item=False).seconds for n in range(3))
     killed = 0
     for number in range(100):
