@@ -20,6 +20,7 @@ CHANGES = st.fixed_dictionaries(
         "scale_dtype": st.sampled_from(list(SCALE_DTYPES)),
         "double_quant": st.booleans(),
         "compute_dtype": st.sampled_from(["fp32", "bf16", "int8"]),
+        "outlier_threshold": st.floats(0, 3.4e38),
     },
 ).filter(bool)
 PATTERNS = st.sampled_from(["model.layers.*.mlp.down_proj", "*", r"re:model\.layers\.(0|1)\..*", "a=b*", "re:x=[0-9]+"])
@@ -51,11 +52,20 @@ class TestScheme:
             ("double_quant", "no"),
             ("dtype", 4),
             ("compute_dtype", None),
+            ("outlier_threshold", -1.0),
+            ("outlier_threshold", float("nan")),
+            ("outlier_threshold", float("inf")),
+            ("outlier_threshold", True),
+            ("outlier_threshold", "6"),
+            ("outlier_threshold", 10**39),
         ],
     )
     def test_a_value_that_cannot_be_meant_is_named(self, field, value):
         with pytest.raises(SchemeError, match=f"{field}.*{value}"):
             Scheme(**{"dtype": "nf4", field: value})
+
+    def test_a_threshold_is_written_alike_however_it_was_given(self):
+        assert json.dumps(Scheme("int8", outlier_threshold=6).to_json()).endswith('"outlier_threshold": 6.0}')
 
     @pytest.mark.parametrize("data", [{}, {"dtype": "nf4", "bits": 4}, {"group_size": 32}], ids=str)
     def test_json_of_something_else(self, data):
@@ -75,6 +85,7 @@ class TestRule:
             ("lm_head=keep", Rule("lm_head", None)),
             ("*=nf4", Rule("*", {"dtype": "nf4"})),
             ("*.mlp.*=int8,group_size:-1", Rule("*.mlp.*", {"dtype": "int8", "group_size": -1})),
+            ("*=int8,outlier_threshold:6.5", Rule("*", {"dtype": "int8", "outlier_threshold": 6.5})),
             ("re:a=b=symmetric:false", Rule("re:a=b", {"symmetric": False})),
         ],
     )

@@ -15,6 +15,8 @@ class ComputeDType(ABC):
 
     #: The name that schemes and the command line use.
     name: ClassVar[str]
+    #: Whether it keeps activations of `Scheme.outlier_threshold` and above out of its rounding.
+    has_outliers: ClassVar[bool] = False
 
     @abstractmethod
     def matmul(self, x: Tensor, weight: QTensor, bias: Tensor | None) -> Tensor:

@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
+from woqfx.sums import sum_by_halves
 
 _CHUNK = 1 << 19  # weights at a time; a few float32 copies of this many stay in the cache
 
@@ -15,20 +17,25 @@ _CHUNK = 1 << 19  # weights at a time; a few float32 copies of this many stay in
 def relative_error(weight: Tensor, q: QTensor) -> float:
     """|W - W'| / |W| in the Frobenius norm, to six digits; 0 for a weight of zeros.
 
-    Rows are summed in float32, their sums in float64 by numpy: neither depends on the number of threads.
+    Rows are summed in float32, in an order of their own, and their sums in float64: the same number everywhere.
     """
-    k = q.in_features
-    original = weight.reshape(-1, k)
-    stored = q.flattened()
-    off = size = 0.0
-    step = max(1, _CHUNK // k)
-    for start in range(0, len(original), step):
-        rows = slice(start, start + step)
-        block = original[rows].to(torch.float32)
-        off += _square_sum(stored.rows(rows).dequantize().sub_(block))
-        size += _square_sum(block)
-    return float(f"{math.sqrt(off / size):.6g}") if size else 0.0
+    original, stored = weight.reshape(-1, q.in_features), q.flattened()
+    off, size = registry().accelerated(lambda by: by.square_error(original, stored)) or square_sums(original, stored)
+    whole = _total(size)
+    return float(f"{math.sqrt(_total(off) / whole):.6g}") if whole else 0.0
 
 
-def _square_sum(block: Tensor) -> float:
-    return float(block.square().sum(dim=1).numpy().sum(dtype="float64"))
+def square_sums(rows: Tensor, q: QTensor) -> tuple[Tensor, Tensor]:
+    """Of each row of a weight [N, K] and what it became, the sums of (w' - w)^2 and of w^2: float32 [N] and [N]."""
+    off, size = torch.empty(len(rows)), torch.empty(len(rows))
+    step = max(1, _CHUNK // q.in_features)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        block = rows[part].to(torch.float32)
+        off[part] = sum_by_halves(q.rows(part).dequantize().sub_(block).square_())
+        size[part] = sum_by_halves(block.square())
+    return off, size
+
+
+def _total(sums: Tensor) -> float:
+    return float(sums.numpy().sum(dtype="float64"))

@@ -17,6 +17,8 @@ SCALE_DTYPES: Mapping[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16}
 #: Double quantization stores a scale in 8 bits, and one fp32 range per 256 scales (QLoRA, arXiv 2305.14314).
 DOUBLE_QUANT_BLOCK = 256
 
+_FLOAT32_MAX = 3.4028234663852886e38
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -25,6 +27,8 @@ class Scheme:
     `group_size` counts consecutive weights along K that share a scale; the last group may be shorter,
     and -1 makes one group of each row. `symmetric=False` adds a zero point per group.
     `double_quant` stores the scales themselves in 8 bits.
+    `outlier_threshold` above 0 takes activations of at least that magnitude out of a rounding compute dtype
+    and multiplies them in fp32 (LLM.int8(), arXiv 2208.07339, where it is 6).
     """
 
     dtype: str
@@ -33,6 +37,7 @@ class Scheme:
     scale_dtype: str = "fp16"
     double_quant: bool = False
     compute_dtype: str = "fp32"
+    outlier_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.group_size, bool) or not isinstance(self.group_size, int):
@@ -47,6 +52,10 @@ class Scheme:
                 raise SchemeError(f"{name} must be a name, not {getattr(self, name)!r}")
         if self.scale_dtype not in SCALE_DTYPES:
             raise SchemeError(f"scale_dtype {self.scale_dtype!r} is not one of {', '.join(SCALE_DTYPES)}")
+        threshold: Any = self.outlier_threshold
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= _FLOAT32_MAX:
+            raise SchemeError(f"outlier_threshold must be a number, 0 (no outliers) or above, not {threshold!r}")
+        object.__setattr__(self, "outlier_threshold", float(threshold))  # 6 and 6.0 are written alike
 
     def group_width(self, k: int) -> int:
         """How many weights a full group of a row of `k` weights holds."""
@@ -126,7 +135,9 @@ class Rule:
 def _value(text: str) -> Any:
     if text in ("true", "false"):
         return text == "true"
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", text) else text
 
 
 RuleLike = Rule | str | tuple[str, Mapping[str, Any] | str | None]

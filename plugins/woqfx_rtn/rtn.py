@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from woqfx import Algorithm, Layer, QTensor, option, quantize_nearest
 
-from woqfx import Algorithm, GroupParams, Layer, QTensor, option, quantize_nearest
+_RATIOS = tuple(1 - step / 200 for step in range(40))
 
 
 @dataclass(frozen=True)
@@ -34,24 +33,4 @@ class RTN(Algorithm):
         """See `woqfx.Algorithm.round`."""
         if not self.options.mse_range:
             return super().round(layer)
-
-        def fit(groups: Tensor) -> GroupParams:
-            best: GroupParams | None = None
-            least = torch.empty(0)
-            for step in range(40):
-                params = layer.dtype.fit(groups, symmetric=layer.scheme.symmetric, shrink=1 - step / 200)
-                stored = params.stored_as(layer.scheme.scale_dtype)
-                loss = (layer.dtype.decode(layer.dtype.encode(groups, stored), stored) - groups).square_().sum(-1)
-                if best is None:
-                    best, least = params, loss
-                    continue
-                better = loss < least
-                least = torch.where(better, loss, least)
-                zero = None
-                if best.zero is not None and params.zero is not None:
-                    zero = torch.where(better, params.zero, best.zero)
-                best = GroupParams(torch.where(better, params.scale, best.scale), zero)
-            assert best is not None
-            return best
-
-        return quantize_nearest(layer.weight, layer.dtype, layer.scheme, name=layer.name, fit=fit)
+        return quantize_nearest(layer.weight, layer.dtype, layer.scheme, name=layer.name, ratios=_RATIOS)

@@ -1,26 +1,40 @@
-"""The backend: it takes every scheme that its compute dtype's reference takes."""
+"""The backend: native kernels where they can run a weight, the compute dtype's reference where not."""
 
 from __future__ import annotations
 
 import torch
 
-from woqfx import CPU, Backend, DType, PackedWeight, QTensor, Scheme, Support
-from woqfx_torch_cpu.weight import TorchWeight
+from woqfx import CPU, Backend, DType, PackedWeight, QTensor, Roofline, Scheme, Support, this_cpu
+from woqfx_native import support
+from woqfx_torch_cpu.reference import ReferenceWeight
 
 
 class TorchCPU(Backend):
-    """PyTorch's own operations, on any machine that PyTorch runs on."""
+    """PyTorch modules on any machine: native kernels for the CPU's own instructions, or PyTorch's operations."""
 
     name = "torch_cpu"
 
     def supports(self, scheme: Scheme, dtype: DType, shape: tuple[int, ...], cpu: CPU) -> Support:
-        """See `woqfx.Backend.supports`: everything is."""
-        return Support(
-            ok=True,
-            kernel="reference",
-            reason=f"dequantizes one layer at a time, then computes in {scheme.compute_dtype} with PyTorch",
-        )
+        """See `woqfx.Backend.supports`: everything is; the answer says what runs it, and why not a native kernel."""
+        native = support.support(scheme, dtype, shape, cpu)
+        if native.ok:
+            return native
+        how = f"dequantizes one layer at a time, then computes in {scheme.compute_dtype} with PyTorch"
+        return Support(ok=True, kernel="reference", reason=f"{how}: {native.reason}")
 
     def pack(self, q: QTensor, float_dtype: torch.dtype) -> PackedWeight:
-        """See `woqfx.Backend.pack`: the codes stay as they are on disk."""
-        return TorchWeight(q, float_dtype, "reference")
+        """See `woqfx.Backend.pack`."""
+        native = support.support(q.scheme, q.dtype, tuple(q.shape), this_cpu())
+        if not native.ok:
+            return ReferenceWeight(q, float_dtype, "reference")
+        from woqfx_torch_cpu.native import NativeWeight
+
+        return NativeWeight(q, float_dtype, native.kernel)
+
+    def roofline(self, threads: int) -> Roofline:
+        """See `woqfx.Backend.roofline`: what loops of plain machine instructions reach."""
+        if support.absent():
+            return super().roofline(threads)
+        from woqfx_native.roofline import measure
+
+        return measure(threads)

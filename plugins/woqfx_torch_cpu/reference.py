@@ -1,4 +1,4 @@
-"""A packed weight that computes with PyTorch, and the operator behind it.
+"""A packed weight that the compute dtype's reference multiplies by, and the operator behind it.
 
 The operator is registered with `torch.library`, with a fake implementation and a gradient, so that
 `torch.compile`, meta tensors and adapters on top of a quantized model work.
@@ -17,7 +17,7 @@ import woqfx
 from woqfx import DType, PackedWeight, QTensor, Scheme
 
 
-class TorchWeight(PackedWeight):
+class ReferenceWeight(PackedWeight):
     """A `QTensor` whose parts are buffers: `codes`, `scales`, and what else its scheme has."""
 
     def __init__(self, q: QTensor, float_dtype: torch.dtype, kernel: str) -> None:
@@ -42,7 +42,7 @@ class TorchWeight(PackedWeight):
 
     def expert(self, index: int) -> PackedWeight:
         """See `woqfx.PackedWeight.expert`."""
-        return TorchWeight(self.qtensor()[index], self.dtype, self.kernel)
+        return ReferenceWeight(self.qtensor()[index], self.dtype, self.kernel)
 
     def rows(self, index: Tensor) -> Tensor:
         """See `woqfx.PackedWeight.rows`."""

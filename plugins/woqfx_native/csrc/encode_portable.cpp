@@ -1,0 +1,7 @@
+#include "encode_kernel.h"
+
+namespace woqfx::encode {
+
+const RowKernels portable_rows{nearest_rows, error_rows};
+
+}  // namespace woqfx::encode

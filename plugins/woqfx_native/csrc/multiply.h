@@ -1,0 +1,322 @@
+// The kernels: one loop for every compute dtype, instruction set, number of bits and of rows.
+//
+// An arithmetic (arithmetic.h) says what a word of activations holds, how codes become operands, and how the two are
+// multiplied. Lanes are outputs; a word of activations goes to all lanes. Every path adds the same numbers in the same
+// order to the same accumulator, so that a row's result depends on nothing but the row:
+//
+//     for each block:   sum = (origin - zero) * (sum of the activations)
+//                       for each word of the block, in order:   sum += operand * word
+//                       total += sum * (scale * step)
+//
+// For few rows, codes are decoded in registers, just before they are multiplied: one pass over the weight's memory. For
+// many, a stretch of a tile is decoded once, into the cache, and multiplied by one panel of rows after the other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernel.h"
+#include "numbers.h"
+#include "prepare.h"
+#include "unroll.h"
+
+namespace {
+
+using woqfx::kTile;
+using woqfx::Panel;
+using woqfx::Product;
+
+// Where C vectors of outputs, side by side, begin: for each its tile's record of block 0, and its first lane.
+template <class V, int C>
+struct Strip {
+    const std::uint8_t* records[C];
+    std::size_t lanes[C];
+
+    Strip(const Product& p, std::size_t tile, std::size_t lane) {
+        for (int c = 0; c < C; ++c, lane += V::kLanes) {
+            records[c] = p.weight + p.layout->record_at(tile + lane / kTile, 0);
+            lanes[c] = lane % kTile;
+        }
+    }
+};
+
+// Codes as they are in memory, decoded on the way.
+template <class A, int kBits, int C>
+struct Packed {
+    using V = typename A::V;
+    static constexpr int kOperands = A::kOperands;
+    typename A::template Decoder<kBits> decoder;
+    const Strip<V, C>& strip;
+    std::size_t codes_at, record_bytes;
+    const std::uint8_t* from[C];
+    typename V::I words[C][kBits / 4];
+
+    Packed(const Product& p, const Strip<V, C>& s)
+        : decoder(*p.operands), strip(s), codes_at(p.layout->codes_at), record_bytes(p.layout->record_bytes) {}
+
+    void block(std::size_t b) {
+        unroll<C>([&](auto c) { from[c] = strip.records[c] + b * record_bytes + codes_at + strip.lanes[c] * 4; });
+    }
+    void load() {
+        unroll<C>([&](auto c) {
+            unroll<kBits / 4>([&](auto j) { words[c][j] = V::load_words(from[c] + j * int{kTile} * 4); });
+        });
+    }
+    void advance() {
+        unroll<C>([&](auto c) { from[c] += kTile * kBits; });
+    }
+    template <int kOperand>
+    typename A::Operand operand(int c) const {
+        return decoder.template operand<kOperand>(words[c]);
+    }
+};
+
+// Codes decoded before: operand i of a lane is word i * 32 + lane.
+template <class A, int C>
+struct Decoded {
+    using V = typename A::V;
+    static constexpr int kOperands = 2;  // at a time; a step has this many or a multiple
+    const std::uint8_t* first;
+    std::size_t first_block, block_bytes;
+    const std::uint8_t* from = nullptr;
+
+    void block(std::size_t b) { from = first + (b - first_block) * block_bytes; }
+    void load() {}
+    void advance() { from += kOperands * kTile * 4; }
+    template <int kOperand>
+    typename A::Operand operand(int c) const {
+        return A::load(from + (kOperand * int{kTile} + c * V::kLanes) * 4);
+    }
+};
+
+// Blocks [begin, end) of R rows times C vectors of outputs, onto totals[r * stride + lane].
+template <class A, int C, int R, class Codes>
+[[gnu::flatten]] void multiply_blocks(const Product& p, const Panel& x, const Strip<typename A::V, C>& strip,
+                                      Codes codes, std::size_t begin, std::size_t end, float* totals,
+                                      std::size_t stride) {
+    using V = typename A::V;
+    const woqfx::Layout& l = *p.layout;
+    const std::uint32_t* words = x.words + begin * l.block_steps * A::kOperands * R;
+    for (std::size_t b = begin; b < end; ++b) {
+        // Loops over sums are unrolled here, by hand: compilers then keep all of them in registers.
+        typename A::Sum sums[C * R];
+        unroll<C>([&](auto c) {
+            if (!l.has_zeros) {
+                unroll<R>([&](auto r) { sums[c * R + r] = A::from_words(V::set(x.starts[b * R + r])); });
+                return;
+            }
+            const typename V::I origin = V::set(static_cast<std::uint32_t>(p.operands->origin));
+            const std::uint8_t* zeros = strip.records[c] + b * l.record_bytes + l.zeros_at + strip.lanes[c];
+            const typename V::I shift = V::subtract(origin, V::load_bytes(zeros));
+            unroll<R>([&](auto r) { sums[c * R + r] = A::start(shift, V::set(x.starts[b * R + r])); });
+        });
+        codes.block(b);
+        std::size_t left = l.steps_of(b) * (A::kOperands / Codes::kOperands);
+        do {
+            codes.load();
+            unroll<Codes::kOperands>([&](auto i) {
+                typename A::Operand operands[C];
+                unroll<C>([&](auto c) { operands[c] = codes.template operand<i>(c); });
+                unroll<R>([&](auto r) {
+                    const typename A::Operand word = A::broadcast(words[i * R + r]);
+                    unroll<C>([&](auto c) {
+                        sums[c * R + r] = A::add_product(sums[c * R + r], operands[c], word);
+                    });
+                });
+            });
+            codes.advance();
+            words += Codes::kOperands * R;
+            asm volatile("" ::: "memory");  // loads stay in their step: moved, they would take the sums' registers
+        } while (--left);
+        unroll<C>([&](auto c) {
+            const std::uint8_t* record = strip.records[c] + b * l.record_bytes;
+            const typename V::F scale = V::load_scales(record, l.scale_type, strip.lanes[c]);
+            unroll<R>([&](auto r) {
+                float* total = totals + r * stride + c * V::kLanes;
+                V::store(total, A::finish(V::load(total), sums[c * R + r], scale, x.steps[b * R + r]));
+            });
+        });
+    }
+}
+
+// LLM.int8(): what was left out, times the dequantized weight.
+[[gnu::noinline]] void add_outliers(const Product& p, std::size_t row, std::size_t tile, std::size_t lane,
+                                    std::size_t width, float* totals) {
+    const woqfx::Layout& l = *p.layout;
+    for (std::size_t i = p.outlier_begin[row]; i < p.outlier_begin[row + 1]; ++i) {
+        const std::size_t b = p.outliers[i].column / l.block, o = p.outliers[i].column % l.block;
+        for (std::size_t j = 0; j < width; ++j) {
+            const std::uint8_t* record = p.weight + l.record_at(tile + (lane + j) / kTile, b);
+            const std::size_t at = (lane + j) % kTile;
+            const std::uint8_t* step = record + l.codes_at + o / 8 * l.step_bytes + at * 4 + o % 4;
+            const unsigned code = l.stored_bits == 4 ? *step >> (o % 8 / 4 * 4) & 15u : step[o % 8 / 4 * kTile * 4];
+            const float zero = static_cast<float>(l.has_zeros ? record[l.zeros_at + at] : l.middle());
+            const float value = l.level_count ? l.levels[code] : static_cast<float>(code) - zero;
+            totals[j] += value * load_float(record, l.scale_type, at) * p.outliers[i].value;
+        }
+    }
+}
+
+// The totals of a panel's rows, `width` of them from this lane of this tile on, to their places in the result.
+[[gnu::noinline]] void store_totals(const Product& p, const Panel& x, std::size_t tile, std::size_t lane,
+                                    std::size_t width, float* totals, std::size_t stride) {
+    const std::size_t column = tile * kTile + lane;
+    if (column >= p.layout->n) return;
+    if (width > p.layout->n - column) width = p.layout->n - column;
+    for (int r = 0; r < x.used; ++r, totals += stride) {
+        const std::size_t row = x.first + static_cast<std::size_t>(r);
+        if (p.outlier_begin) add_outliers(p, row - p.first_row, tile, lane, width, totals);
+        if (p.bias)
+            for (std::size_t j = 0; j < width; ++j) totals[j] += p.bias[column + j];
+        const std::size_t at = row * p.y_stride + column;
+        if (p.y_type == woqfx::Float::f32) {
+            std::memcpy(static_cast<float*>(p.y) + at, totals, width * 4);
+        } else {
+            auto* halves = static_cast<std::uint16_t*>(p.y) + at;
+            const bool f16 = p.y_type == woqfx::Float::f16;
+            for (std::size_t j = 0; j < width; ++j) halves[j] = f16 ? to_f16(totals[j]) : to_bf16(totals[j]);
+        }
+    }
+}
+
+template <class A, int kBits, int C, int R>
+void few_rows_strip(const Product& p, std::size_t tile, std::size_t lane) {
+    using V = typename A::V;
+    constexpr std::size_t kWidth = C * V::kLanes;
+    alignas(64) float totals[R * kWidth] = {};
+    const Strip<V, C> strip(p, tile, lane);
+    multiply_blocks<A, C, R>(p, p.panels[0], strip, Packed<A, kBits, C>(p, strip), 0, p.layout->blocks, totals, kWidth);
+    store_totals(p, p.panels[0], tile, lane, kWidth, totals, kWidth);
+}
+
+template <class A, int kBits, int R>
+void few_rows(const Product& p, std::size_t begin, std::size_t end) {
+    constexpr std::size_t kLanes = A::V::kLanes;
+    constexpr int kWide = R <= 2 ? 4 : 2, kNarrow = kWide * kLanes > kTile ? static_cast<int>(kTile / kLanes) : kWide;
+    std::size_t tile = begin;
+    if constexpr (kWide * kLanes > kTile)  // two tiles at a time: more sums that do not wait for each other
+        for (; tile + 1 < end; tile += 2) few_rows_strip<A, kBits, kWide, R>(p, tile, 0);
+    for (; tile < end; ++tile)
+        for (std::size_t lane = 0; lane < kTile; lane += kNarrow * kLanes)
+            few_rows_strip<A, kBits, kNarrow, R>(p, tile, lane);
+}
+
+constexpr std::size_t kDecodedBytes = 128 << 10;  // of a tile: half of a small L2 cache
+
+template <class A>
+std::size_t decoded_block_bytes(const woqfx::Layout& l) {
+    return l.block_steps * A::kOperands * kTile * 4;
+}
+
+template <class A>
+std::size_t decoded_blocks(const woqfx::Layout& l) {
+    const std::size_t fit = kDecodedBytes / decoded_block_bytes<A>(l);
+    return fit < 1 ? 1 : fit < l.blocks ? fit : l.blocks;
+}
+
+inline std::size_t padded_rows(const Product& p) {
+    std::size_t rows = 0;
+    for (std::size_t i = 0; i < p.panel_count; ++i) rows += static_cast<std::size_t>(p.panels[i].rows);
+    return rows;
+}
+
+template <class A>
+std::size_t scratch_bytes(const Product& p) {
+    return padded_rows(p) * kTile * 4 + decoded_blocks<A>(*p.layout) * decoded_block_bytes<A>(*p.layout);
+}
+
+template <class A, int kBits>
+void decode(const Product& p, std::size_t tile, std::size_t begin, std::size_t end, std::uint8_t* to) {
+    using V = typename A::V;
+    constexpr int C = kTile / V::kLanes < 4 ? kTile / V::kLanes : 4;
+    for (std::size_t lane = 0; lane < kTile; lane += C * V::kLanes) {
+        const Strip<V, C> strip(p, tile, lane);
+        Packed<A, kBits, C> codes(p, strip);
+        for (std::size_t b = begin; b < end; ++b) {
+            codes.block(b);
+            std::uint8_t* out = to + (b - begin) * decoded_block_bytes<A>(*p.layout) + lane * 4;
+            for (std::size_t steps = p.layout->steps_of(b); steps; --steps, out += A::kOperands * kTile * 4) {
+                codes.load();
+                unroll<A::kOperands>([&](auto i) {
+                    for (int c = 0; c < C; ++c)
+                        A::store(out + (i * int{kTile} + c * V::kLanes) * 4, codes.template operand<i>(c));
+                });
+                codes.advance();
+            }
+        }
+    }
+}
+
+template <class A, int R>
+void decoded_panel_of(const Product& p, const Panel& x, std::size_t tile, std::size_t begin, std::size_t end,
+                      const std::uint8_t* operands, float* totals) {
+    using V = typename A::V;
+    constexpr int C = 2;
+    for (std::size_t lane = 0; lane < kTile; lane += C * V::kLanes) {
+        const Strip<V, C> strip(p, tile, lane);
+        const Decoded<A, C> codes{operands + lane * 4, begin, decoded_block_bytes<A>(*p.layout)};
+        multiply_blocks<A, C, R>(p, x, strip, codes, begin, end, totals + lane, kTile);
+    }
+}
+
+template <class A>
+void decoded_panel(const Product& p, const Panel& x, std::size_t tile, std::size_t begin, std::size_t end,
+                   const std::uint8_t* operands, float* totals) {
+    unroll<A::kPanels>([&](auto which) {
+        constexpr int R = A::kPanelRows[which];
+        if (x.rows == R) decoded_panel_of<A, R>(p, x, tile, begin, end, operands, totals);
+    });
+}
+
+// A stretch of a tile is decoded, then multiplied with each panel: multiply_panel(p, panel, tile, begin, end, operands,
+// totals) for blocks [begin, end).
+template <class A, int kBits, class MultiplyPanel>
+void many_rows(const Product& p, std::size_t tile, std::uint8_t* scratch, MultiplyPanel multiply_panel) {
+    auto* totals = reinterpret_cast<float*>(scratch);
+    const std::size_t rows = padded_rows(p), chunk = decoded_blocks<A>(*p.layout);
+    std::uint8_t* operands = scratch + rows * kTile * 4;
+    std::memset(totals, 0, rows * kTile * 4);
+    for (std::size_t b = 0; b < p.layout->blocks; b += chunk) {
+        const std::size_t end = b + chunk < p.layout->blocks ? b + chunk : p.layout->blocks;
+        decode<A, kBits>(p, tile, b, end, operands);
+        float* to = totals;
+        for (std::size_t i = 0; i < p.panel_count; to += p.panels[i++].rows * kTile)
+            multiply_panel(p, p.panels[i], tile, b, end, operands, to);
+    }
+    for (std::size_t i = 0; i < p.panel_count; totals += p.panels[i++].rows * kTile)
+        store_totals(p, p.panels[i], tile, 0, kTile, totals, kTile);
+}
+
+template <class A, int kBits>
+void multiply_bits(const Product& p, std::size_t begin, std::size_t end, std::uint8_t* scratch) {
+    bool done = false;
+    if (p.panel_count == 1)
+        unroll<A::kPanels>([&](auto which) {
+            constexpr int R = A::kPanelRows[which];
+            if constexpr (R <= A::kFewRows)
+                if (p.panels[0].rows == R) few_rows<A, kBits, R>(p, begin, end), done = true;
+        });
+    if (!done)
+        for (std::size_t tile = begin; tile < end; ++tile) many_rows<A, kBits>(p, tile, scratch, decoded_panel<A>);
+}
+
+template <class A>
+void multiply(const Product& p, std::size_t begin, std::size_t end, std::uint8_t* scratch) {
+    p.layout->stored_bits == 4 ? multiply_bits<A, 4>(p, begin, end, scratch)
+                               : multiply_bits<A, 8>(p, begin, end, scratch);
+}
+
+template <class A>
+constexpr woqfx::Kernel kernel(const char* label) {
+    return {label, A::kWord,          A::V::kUnsignedCodes, false,           A::kPanelRows,
+            0,     prepare<A::kWord>, multiply<A>,          scratch_bytes<A>};
+}
+
+// Compute dtype bf16 without an instruction for it: operands rounded to bfloat16, multiplied as float32.
+constexpr woqfx::Kernel rounded_to_bf16(woqfx::Kernel kernel) {
+    kernel.bf16_by_fp32 = true;
+    return kernel;
+}
+
+}  // namespace

@@ -1,0 +1,141 @@
+// Activations into the words that kernels multiply. Plain loops, which compilers vectorize; the order of every sum is
+// written out, so that a row has the same sums wherever it stands.
+#pragma once
+
+#include <cstring>
+
+#include "kernel.h"
+#include "numbers.h"
+
+namespace {
+
+using woqfx::Float;
+using woqfx::kStep;
+using woqfx::Layout;
+using woqfx::Word;
+
+inline void load_span(const void* data, Float type, std::size_t from, std::size_t count, float* to) {
+    if (type == Float::f32) {
+        std::memcpy(to, static_cast<const float*>(data) + from, count * 4);
+    } else if (type == Float::bf16) {
+        const auto* halves = static_cast<const std::uint16_t*>(data) + from;
+        for (std::size_t i = 0; i < count; ++i) to[i] = from_bf16(halves[i]);
+    } else {
+        const auto* halves = static_cast<const std::uint16_t*>(data) + from;
+        for (std::size_t i = 0; i < count; ++i) to[i] = from_f16(halves[i]);
+    }
+}
+
+// A row as float32, in the order of the codes, each block filled up with zeros to whole steps.
+inline void load_row(const woqfx::Source& s, const void* row, float* to) {
+    const Layout& l = *s.layout;
+    for (std::size_t b = 0; b < l.blocks; ++b) {
+        const std::size_t start = b * l.block, width = l.width_of(b), filled = l.steps_of(b) * kStep;
+        if (s.order)
+            for (std::size_t i = 0; i < width; ++i)
+                to[i] = load_float(row, s.type, static_cast<std::size_t>(s.order[start + i]));
+        else
+            load_span(row, s.type, start, width, to);
+        for (std::size_t i = width; i < filled; ++i) to[i] = 0;
+        to += filled;
+    }
+}
+
+// The sum of whole steps: 8 running sums of every eighth number, then those in pairs.
+inline float sum(const float* x, std::size_t count) {
+    float part[8] = {};
+    for (std::size_t i = 0; i < count; i += 8)
+        for (std::size_t j = 0; j < 8; ++j) part[j] += x[i + j];
+    return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+}
+
+inline std::uint32_t largest_magnitude_bits(const float* x, std::size_t count) {
+    std::uint32_t most = 0;  // of non-negative floats the order is that of their bits; NaN is above all
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::uint32_t magnitude = bits_of(x[i]) & 0x7fffffff;
+        most = magnitude > most ? magnitude : most;
+    }
+    return most;
+}
+
+// round(x / step), half to even, as bytes; returns their sum. Adding 1.5 * 2^23 rounds, and leaves the number in the
+// low byte of the sum.
+inline std::int32_t quantize(const float* x, std::size_t count, float step, std::uint8_t* to) {
+    std::int32_t total = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        float steps = x[i] / step;
+        steps = steps < -127.0f ? -127.0f : steps;
+        steps = steps > 127.0f ? 127.0f : steps;
+        const auto code = static_cast<std::int32_t>(bits_of(steps + 12582912.0f) - 0x4b400000);
+        total += code;
+        to[i] = static_cast<std::uint8_t>(code);
+    }
+    return total;
+}
+
+inline std::size_t take_outliers(float* x, std::size_t count, float threshold, std::size_t column,
+                                 woqfx::Outlier* found) {
+    std::size_t n = 0;
+    for (std::size_t i = 0; i < count; ++i)
+        if (x[i] >= threshold || -x[i] >= threshold) {
+            found[n++] = {static_cast<std::uint32_t>(column + i), x[i]};
+            x[i] = 0;
+        }
+    return n;
+}
+
+template <Word kWord>
+std::size_t prepare(const woqfx::Source& s, const woqfx::Panel& panel, int row, float* buffer, woqfx::Outlier* found) {
+    const Layout& l = *s.layout;
+    const auto rows = static_cast<std::size_t>(panel.rows), r = static_cast<std::size_t>(row);
+    const std::size_t m = panel.first + r, size = s.type == Float::f32 ? 4 : 2;
+    load_row(s, static_cast<const char*>(s.x) + m * s.stride * size, buffer);
+    [[maybe_unused]] auto* bytes = reinterpret_cast<std::uint8_t*>(buffer + l.steps * kStep);
+    std::uint32_t* word = panel.words + r * panel.row_stride;
+    const std::size_t next = panel.word_stride;
+    std::size_t outliers = 0;
+    const std::size_t pieces = l.groups == 1 ? l.blocks : l.group / l.block;  // blocks of a group
+    for (std::size_t b = 0; b < l.blocks;) {
+        const std::size_t end = b + pieces < l.blocks ? b + pieces : l.blocks;
+        std::size_t group = 0;
+        for (std::size_t i = b; i < end; ++i) group += l.steps_of(i) * kStep;
+        float step = 1;
+        if constexpr (kWord == Word::int8x4) {
+            if (s.outlier_threshold > 0) {
+                float* x = buffer;
+                for (std::size_t i = b; i < end; x += l.steps_of(i++) * kStep)
+                    outliers += take_outliers(x, l.width_of(i), s.outlier_threshold, i * l.block, found + outliers);
+            }
+            const std::uint32_t most = largest_magnitude_bits(buffer, group);
+            step = most == 0 ? 1.0f : float_of(most) / 127.0f;
+            if (most >= 0x7f800000) {  // infinity or NaN: so is the result
+                step = float_of(0x7fc00000);
+                std::memset(buffer, 0, group * 4);
+            }
+        }
+        for (; b < end; ++b) {
+            const std::size_t count = l.steps_of(b) * kStep;
+            panel.steps[b * rows + r] = step * s.unit;
+            if constexpr (kWord == Word::int8x4) {
+                const std::int32_t total = quantize(buffer, count, step, bytes);
+                panel.starts[b * rows + r] = static_cast<std::uint32_t>(total * s.shift);
+                for (std::size_t i = 0; i < count; i += 4, word += next) std::memcpy(word, bytes + i, 4);
+            } else {
+                if (s.round_to_bf16)
+                    for (std::size_t i = 0; i < count; ++i) buffer[i] = from_bf16(to_bf16(buffer[i]));
+                panel.starts[b * rows + r] = s.shift ? bits_of(sum(buffer, count) * static_cast<float>(s.shift)) : 0;
+                if constexpr (kWord == Word::f32) {
+                    for (std::size_t i = 0; i < count; ++i, word += next) *word = bits_of(buffer[i]);
+                } else {  // pairs of inputs two apart (layout.h)
+                    for (std::size_t i = 0; i < count; i += 4)
+                        for (std::size_t j = i; j < i + 2; ++j, word += next)
+                            *word = bits_of(buffer[j]) >> 16 | (bits_of(buffer[j + 2]) & 0xffff0000);
+                }
+            }
+            buffer += count;
+        }
+    }
+    return outliers;
+}
+
+}  // namespace
