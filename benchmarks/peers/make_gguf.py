@@ -43,9 +43,9 @@ def make_gguf(folder: Path, target: Path, model: Llama | None = None) -> Path:
     writer = gguf.GGUFWriter(unfinished, "llama")
     _describe(writer, model)
     with TensorFile(folder / "model.safetensors") as file:
-        names = {name: _name(name) for name in file.entries}
+        names = {name: gguf_name(name) for name in file.entries}
         for name, renamed in names.items():
-            shape, kind = file.entries[name].shape, _kind(file.entries[name].shape)
+            shape, kind = file.entries[name].shape, _kind(file.read(name))
             size = 4 if kind == gguf.GGMLQuantizationType.F32 else 2
             writer.add_tensor_info(renamed, shape, np.dtype(np.float32), size * int(np.prod(shape)), raw_dtype=kind)
         writer.write_header_to_file()
@@ -70,7 +70,8 @@ def _describe(writer: gguf.GGUFWriter, model: Llama) -> None:
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
 
 
-def _name(name: str) -> str:
+def gguf_name(name: str) -> str:
+    """What llama.cpp calls a tensor."""
     module = name.removesuffix(".weight")
     if module.startswith("model.layers."):
         _, _, number, inner = module.split(".", 3)
@@ -78,8 +79,9 @@ def _name(name: str) -> str:
     return f"{_NAMES[module]}.weight"
 
 
-def _kind(shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:
-    return gguf.GGMLQuantizationType.F32 if len(shape) == 1 else gguf.GGMLQuantizationType.BF16
+def _kind(weight: Tensor) -> gguf.GGMLQuantizationType:
+    whole = weight.dim() == 1 or weight.dtype == torch.float32
+    return gguf.GGMLQuantizationType.F32 if whole else gguf.GGMLQuantizationType.BF16
 
 
 def _data(name: str, weight: Tensor, model: Llama) -> np.ndarray:
