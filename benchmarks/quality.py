@@ -1,0 +1,188 @@
+"""What is left of a real model's quality at 4 bits, by every algorithm and by peers, and what that took.
+
+    python -m benchmarks.quality [--only PATTERN] [--tokens 32768] [--threads 2]
+
+SmolLM2-135M-Instruct with rescaled channels (`benchmarks.rescale`) in float32, group 32, fp16 scales, output head kept;
+calibrated on 32 x 512 tokens of Python's help, measured on paragraphs of Django's documentation. Each result is kept in
+`results/quality.json` as soon as it is there, and those that are there are not made again (`--again`); the table is
+`results/quality.md`. Peers have environments of their own in the cache folder, and get the same tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cache import default_cache
+from benchmarks.peers import llama_cpp_setup
+from benchmarks.peers.environment import environment
+from benchmarks.process import run
+from benchmarks.report import embed
+
+RESULTS = Path(__file__).parent / "results"
+PEERS = Path(__file__).parent / "peers"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the table: a command that writes `out`, in the folder of the benchmark."""
+
+    name: str
+    out: str
+    command: Callable[[Path], Sequence[str]]
+
+
+def ours(dtype: str, algorithm: str, *flags: str) -> Job:
+    """woqfx's own command."""
+
+    def command(folder: Path) -> Sequence[str]:
+        woqfx = str(Path(sys.executable).with_name("woqfx"))
+        request = ["--algorithm", algorithm, "--dtype", dtype, "--group-size", "32", *flags]
+        data = [] if algorithm == "rtn" else ["--samples", "32", "--seq-len", "512"]
+        out = ["--out", str(folder / "out"), "--progress", "none"]
+        return [woqfx, "quantize", str(folder / "model"), *request, *data, *out]
+
+    return Job(" ".join([dtype, algorithm, *(flag.lstrip("-") for flag in flags)]), "out", command)
+
+
+def compressor(algorithm: str) -> Job:
+    """Intel Neural Compressor."""
+
+    def command(folder: Path) -> Sequence[str]:
+        packages = ["torch==2.13.0", "neural-compressor-pt==3.10", "transformers>=4", "accelerate"]
+        python = environment(folder.parent / "inc", packages)
+        inputs = [str(folder / "model"), str(folder / "tokens.safetensors"), str(folder / "peer")]
+        return [str(python), str(PEERS / "inc_quantize.py"), *inputs, "--algorithm", algorithm]
+
+    return Job(f"Intel Neural Compressor 3.10 {algorithm}", "peer", command)
+
+
+def auto_round(iterations: int) -> Job:
+    """auto-round."""
+
+    def command(folder: Path) -> Sequence[str]:
+        python = environment(folder.parent / "auto_round", ["torch==2.13.0", "auto-round==0.16.1"])
+        inputs = [str(folder / "model"), str(folder / "tokens.safetensors"), str(folder / "peer")]
+        return [str(python), str(PEERS / "auto_round_quantize.py"), *inputs, "--iterations", str(iterations)]
+
+    return Job(f"auto-round 0.16.1, {iterations} iterations", "peer", command)
+
+
+def llama_cpp(kind: str) -> Job:
+    """llama.cpp with an importance matrix."""
+
+    def command(folder: Path) -> Sequence[str]:
+        python = llama_cpp_setup.environment(folder.parent)
+        inputs = [str(folder / name) for name in ("model.gguf", "importance.npz", "peer.gguf")]
+        return [str(python), str(PEERS / "llama_cpp_importance.py"), *inputs, "--type", kind]
+
+    return Job(f"llama.cpp {kind}, importance matrix", "peer.gguf", command)
+
+
+JOBS = (
+    ours("int4_clip", "rtn"),
+    *(
+        ours(dtype, *request)
+        for dtype in ("int4_fullrange", "nf4", "fp4_e2m1")
+        for request in (
+            ("rtn",),
+            ("awq",),
+            ("gptq",),
+            ("teq",),
+            ("awq+gptq",),
+            ("teq+gptq",),
+            ("best",),
+        )
+    ),
+    *(compressor(algorithm) for algorithm in ("rtn", "awq", "gptq", "teq")),
+    *(llama_cpp(kind) for kind in ("Q4_0", "IQ4_NL", "Q4_K_M")),
+    auto_round(50),
+    auto_round(200),
+)
+
+
+def measure(job: Job, folder: Path, tokens: int, threads: int) -> dict[str, Any]:
+    """Run a job, and measure what it made."""
+    out = folder / job.out
+    _remove(out)
+    variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    taken = run(job.command(folder), variables)
+    command = [sys.executable, "-m", "benchmarks.quality_measure", str(folder), str(out), f"--tokens={tokens}"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=variables)
+    _remove(out)
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    processor = taken.user_seconds + taken.system_seconds
+    spent = {"seconds": taken.seconds, "processor_seconds": processor, "peak_bytes": taken.peak_bytes}
+    return {**facts, **spent, "load": os.getloadavg()[0]}
+
+
+def page(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table, in Markdown."""
+    lines = [
+        "Generated by `python -m benchmarks.quality`; do not edit.",
+        "",
+        "| | perplexity | against float | KL to float | time | processor time | peak memory |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for job in JOBS:
+        if (found := results.get(job.name)) is None:
+            continue
+        if "failed" in found:
+            lines.append(f"| {job.name} | failed: {found['failed']} | | | | | |")
+            continue
+        ratio = found["perplexity"] / found["float"]
+        lines.append(
+            f"| {job.name} | {found['perplexity']:.2f} | {ratio:.4f} | {found['divergence']:.4f} "
+            f"| {found['seconds']:.0f} s | {found['processor_seconds']:.0f} s | {found['peak_bytes'] / 1e9:.2f} GB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Measure what is missing, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="for models and peers (%(default)s)")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="rows whose name matches (%(default)s)")
+    parser.add_argument("--again", action="store_true", help="also those that are there already")
+    parser.add_argument("--tokens", type=int, default=32768, help="of the prose (%(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="(%(default)s)")
+    arguments = parser.parse_args()
+    folder = arguments.cache / "quality"
+    subprocess.run([sys.executable, "-m", "benchmarks.quality_model", str(folder)], check=True)
+    target = RESULTS / "quality.json"
+    results: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
+    for job in JOBS:
+        if not fnmatch.fnmatchcase(job.name, arguments.only) or (job.name in results and not arguments.again):
+            continue
+        try:
+            results[job.name] = measure(job, folder, arguments.tokens, arguments.threads)
+        except RuntimeError as error:
+            results[job.name] = {"failed": str(error).splitlines()[-1]}
+        print(job.name, json.dumps(results[job.name]), flush=True)
+        RESULTS.mkdir(exist_ok=True)
+        target.write_text(json.dumps(results, indent=1) + "\n")
+        table = page(results)
+        target.with_suffix(".md").write_text(table)
+        DOCUMENT.write_text(embed(DOCUMENT.read_text(), "quality", table))
+    print(page(results))
+
+
+if __name__ == "__main__":
+    main()
