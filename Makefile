@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-fast test-all lint bench docs venv clean
+.PHONY: demo test test-fast test-all test-native-sanitize lint bench docs venv native clean
 
 demo: $(INSTALLED) ## quantize a real model to each dtype, and show what came out
 	$(BIN)/python examples/demo.py
@@ -15,6 +15,12 @@ test-fast: $(INSTALLED) ## the tests that take seconds
 	$(BIN)/pytest -m "not slow"
 
 test-all: lint test ## what CI runs
+
+test-native-sanitize: ## the native core under ASan and UBSan: random shapes, then forged weights
+	cmake -S plugins/woqfx_native -B build/sanitize -DWOQFX_SANITIZE=ON
+	cmake --build build/sanitize --target exercise fuzz_packed
+	build/sanitize/exercise 300
+	build/sanitize/fuzz_packed 5000
 
 lint: $(INSTALLED) ## style and types
 	$(BIN)/ruff check .
@@ -28,6 +34,9 @@ docs: $(INSTALLED) ## write the pages that are made from the program itself
 	$(BIN)/python docs/make_cli.py
 
 venv: $(INSTALLED)
+
+native: $(INSTALLED) ## build the C++ again after a change: only what changed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

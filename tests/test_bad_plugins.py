@@ -102,7 +102,7 @@ SICK = {
         "import no_such_package_at_all", "ModuleNotFoundError: No module named 'no_such_package_at_all'"
     ),
     # -- whose hooks are wrong
-    "no-hook": Sick("x = 1", "implements no hook; the hooks are woqfx_algorithms"),
+    "no-hook": Sick("x = 1", "implements no hook; the hooks are woqfx_accelerators"),
     "unmarked-hook": Sick("def woqfx_dtypes(): return []", "defines 'woqfx_dtypes' without the mark"),
     "misspelled-hook": Sick(
         hook("return []", "woqfx_dtype"), "implements 'woqfx_dtype', which is not a hook: did you mean 'woqfx_dtypes'"

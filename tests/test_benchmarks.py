@@ -182,11 +182,6 @@ def test_each_benchmark_runs_once() -> None:
     assert re.search(r"\d+ passed", _pytest("--benchmark-disable", "-q"))
 
 
-@pytest.mark.parametrize(("text", "size"), [("32768K\n", 32 << 20), ("105M", 105 << 20)], ids=["K", "M"])
-def test_cache_sizes(text: str, size: int) -> None:
-    assert machine._size(text) == size
-
-
 def test_the_model_is_the_llama_that_its_config_describes(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from woqfx import Algorithm, Backend, Codebook, ComputeDType, DType, Format, IntegerGrid, Support
+from woqfx import Accelerator, Algorithm, Backend, Codebook, ComputeDType, DType, Format, IntegerGrid, Support
+from woqfx.calibration.contract import CalibrationSet
 from woqfx.contracts import fault_of
 from woqfx.plugins import KINDS, registry
 
@@ -39,6 +40,8 @@ CONTRACTS = {
     "algorithm": Algorithm,
     "backend": Backend,
     "format": Format,
+    "calibration set": CalibrationSet,
+    "accelerator": Accelerator,
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -39,10 +40,12 @@ def examples(page: Path) -> list[tuple[int, str]]:
 
 
 def prepare(folder: Path, makes_out: bool) -> None:
-    """What pages for users take as given: a model, and, unless the page makes it, a checkpoint of it."""
+    """What pages for users take as given: a model, chats, and, unless the page makes it, a checkpoint of the model."""
     model = folder / "path" / "to" / "model"
-    tiny_model("llama", vocab_size=259).save_pretrained(model)
+    tiny_model("llama", vocab_size=259, max_position_embeddings=512).save_pretrained(model)
     save_tokenizer(model)
+    chat = [{"role": "user", "content": "What is it? " * 22}, {"role": "assistant", "content": "It is this. " * 22}]
+    (folder / "my_chats.jsonl").write_text((json.dumps(chat) + "\n") * 128)
     if not makes_out:
         woqfx.quantize(model, out=folder / "out")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,15 @@ def test_every_weight_that_a_backend_cannot_run_is_listed(tmp_path):
         check_support(checkpoint, Refusing())
     assert len(caught.value.problems) == len(checkpoint.weights) == 14
     assert all("it is a test; use another backend" in problem for problem in caught.value.problems)
+
+
+def test_a_threshold_that_the_compute_dtype_does_not_know_is_refused(tmp_path):
+    out = write(saved("llama", tmp_path), tmp_path / "out", compute_dtype="int8", outlier_threshold=6.0)
+    manifest = json.loads((out / "woqfx.json").read_text())
+    manifest["schemes"][0]["compute_dtype"] = "fp32"
+    (out / "woqfx.json").write_text(json.dumps(manifest))
+    with pytest.raises(PlanError, match="fp32 keeps no outliers apart"):
+        woqfx.load(out)
 
 
 def test_a_tied_tensor_is_put_under_all_its_names():

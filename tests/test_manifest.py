@@ -20,6 +20,7 @@ SCHEMES = st.builds(
     scale_dtype=st.sampled_from(["fp32", "fp16", "bf16"]),
     double_quant=st.booleans(),
     compute_dtype=st.sampled_from(["fp32", "bf16", "int8"]),
+    outlier_threshold=st.sampled_from([0.0, 6.0]),
 )
 WEIGHTS = st.builds(
     StoredWeight,

@@ -25,18 +25,32 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel, built from this tree."""
-    out = tmp_path_factory.mktemp("wheel")
+    return built(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def plain_wheel(tmp_path_factory):
+    """The wheel, built where there is no compiler."""
+    folder = tmp_path_factory.mktemp("plain")
+    return built(folder, f"-Cbuild-dir={folder / 'build'}", CC="/no/compiler", CXX="/no/compiler")
+
+
+def built(folder, *options, **environment):
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", out, ROOT], check=True, capture_output=True, text=True
-    )
-    (built,) = out.glob("*.whl")
-    return built
+        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, *options, ROOT],
+        check=True, capture_output=True, text=True, env={**os.environ, **environment},
+    )  # fmt: skip
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
 @pytest.fixture(scope="module")
 def fresh(wheel, tmp_path_factory):
     """An environment into which the wheel was installed."""
-    folder = tmp_path_factory.mktemp("fresh")
+    return installed(wheel, tmp_path_factory.mktemp("fresh"))
+
+
+def installed(wheel, folder):
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
@@ -78,6 +92,12 @@ def test_what_is_in_the_wheel(wheel):
     assert [name for name in strangers if not name.endswith(".dist-info")] == []
 
 
+def test_the_wheel_holds_the_kernels_and_not_their_source(wheel):
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("woqfx_native/")]
+    assert [name for name in names if name.startswith("woqfx_native/_core.") and not name.endswith(".pyi")]
+    assert not [name for name in names if "csrc" in name or "CMake" in name]
+
+
 def test_metadata(wheel):
     archive = zipfile.ZipFile(wheel)
     (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
@@ -114,6 +134,27 @@ def test_a_model_from_folder_to_forward(fresh, tmp_path):
     assert run(fresh, "woqfx", "inspect", out, "--verify").returncode == 0
     code = f"import torch, woqfx; print(woqfx.load({str(out)!r})(torch.arange(3, 9)[None]).logits.shape)"
     assert run(fresh, "python", "-c", code).stdout.strip() == "torch.Size([1, 6, 128])"
+
+
+KERNEL = """
+import torch, woqfx
+model = woqfx.quantize(torch.nn.Sequential(torch.nn.Linear(64, 32)), progress="none")
+print(model[0].weight.kernel)
+"""
+
+
+def test_layers_run_in_native_kernels(fresh):
+    assert run(fresh, "python", "-c", KERNEL).stdout.startswith("native ")
+
+
+def test_without_a_compiler_it_installs_and_says_what_runs(plain_wheel, tmp_path):
+    assert plain_wheel.name.endswith("py3-none-any.whl")
+    environment = installed(plain_wheel, tmp_path / "plain")
+    assert run(environment, "python", "-c", KERNEL).stdout == "reference\n"
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    told = run(environment, "woqfx", "plan", tmp_path / "model", "--json")
+    kernels = {layer["kernel"] for layer in json.loads(told.stdout)["layers"] if layer["scheme"]}
+    assert kernels == {"reference"}
 
 
 def test_a_skeleton_of_a_plugin_can_be_written(fresh, tmp_path):

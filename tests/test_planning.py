@@ -44,6 +44,7 @@ def test_a_rule_reaches_a_tied_weight_by_any_of_its_names():
         ({"backend": "torch_gpu"}, "torch_gpu.*torch_cpu"),
         ({"compute_dtype": "fp23"}, "fp23"),
         ({"dtype": "nf4", "symmetric": False}, "nf4 has no asymmetric form"),
+        ({"compute_dtype": "bf16", "outlier_threshold": 6.0}, "bf16 keeps no outliers apart.*compute dtype int8"),
         ({"rules": ["modle.*=keep"]}, "matches no layer; layers are named like model"),
         ({"options": {"evil": 1}}, "has no option 'evil'"),
     ],

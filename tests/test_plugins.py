@@ -28,6 +28,7 @@ BUILT_IN = {
     "compute dtype": {"fp32", "bf16", "int8"},
     "algorithm": {"rtn"},
     "backend": {"torch_cpu"},
+    "calibration set": {"python-docs", "self", "pile-10k", "wikitext2", "c4", "c4-new", "ptb", "ptb-new"},
 }
 
 

@@ -15,15 +15,23 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from woqfx.errors import WoqfxError
+from woqfx.errors import CalibrationError, WoqfxError
 from woqfx.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from woqfx.algorithm import Algorithm, Layer, NoOptions, option
+    from woqfx.accelerator import Accelerator
+    from woqfx.algorithm import Algorithm, Fold, Layer, NoOptions, Statistics, option
     from woqfx.api import load, plan, quantize, register, save, unregister
     from woqfx.backend import Backend, PackedWeight, Support
+    from woqfx.block import Block, Call, Feed
+    from woqfx.calibration.contract import CalibrationSet, Document
+    from woqfx.calibration.data import Calibration
+    from woqfx.calibration.hub import HubSet
+    from woqfx.calibration.request import CalibrationRequest
+    from woqfx.calibration.subject import Subject
+    from woqfx.clipping import data_fit, fit_to_data
     from woqfx.compute import ComputeDType
-    from woqfx.cpu import CPU
+    from woqfx.cpu import CPU, this_cpu
     from woqfx.dtype import Codebook, DType, GroupParams, IntegerGrid
     from woqfx.format import Format, StoredModel, StoredWeight
     from woqfx.groups import split_groups
@@ -31,49 +39,75 @@ if TYPE_CHECKING:
     from woqfx.planning import Plan
     from woqfx.plugins import registry
     from woqfx.qtensor import QTensor
+    from woqfx.roofline import Roofline
     from woqfx.scheme import Rule, Scheme
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "plugins": ("registry",),
-    "algorithm": ("Algorithm", "Layer", "NoOptions", "option"),
+    "accelerator": ("Accelerator",),
+    "algorithm": ("Algorithm", "Fold", "Layer", "NoOptions", "Statistics", "option"),
     "api": ("load", "plan", "quantize", "register", "save", "unregister"),
     "backend": ("Backend", "PackedWeight", "Support"),
+    "block": ("Block", "Call", "Feed"),
+    "calibration.contract": ("CalibrationSet", "Document"),
+    "calibration.data": ("Calibration",),
+    "calibration.hub": ("HubSet",),
+    "calibration.request": ("CalibrationRequest",),
+    "calibration.subject": ("Subject",),
+    "clipping": ("data_fit", "fit_to_data"),
     "compute": ("ComputeDType",),
-    "cpu": ("CPU",),
+    "cpu": ("CPU", "this_cpu"),
     "dtype": ("Codebook", "DType", "GroupParams", "IntegerGrid"),
     "groups": ("split_groups",),
     "format": ("Format", "StoredModel", "StoredWeight"),
     "nearest": ("quantize_nearest",),
     "planning": ("Plan",),
     "qtensor": ("QTensor",),
+    "roofline": ("Roofline",),
     "scheme": ("Rule", "Scheme"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CPU",
+    "Accelerator",
     "Algorithm",
     "Backend",
+    "Block",
+    "Calibration",
+    "CalibrationError",
+    "CalibrationRequest",
+    "CalibrationSet",
+    "Call",
     "Codebook",
     "ComputeDType",
     "DType",
+    "Document",
+    "Feed",
+    "Fold",
     "Format",
     "GroupParams",
+    "HubSet",
     "IntegerGrid",
     "Layer",
     "NoOptions",
     "PackedWeight",
     "Plan",
     "QTensor",
+    "Roofline",
     "Rule",
     "Scheme",
+    "Statistics",
     "StoredModel",
     "StoredWeight",
+    "Subject",
     "Support",
     "WoqfxError",
     "__version__",
+    "data_fit",
+    "fit_to_data",
     "hookimpl",
     "load",
     "option",
@@ -84,6 +118,7 @@ __all__ = [
     "registry",
     "save",
     "split_groups",
+    "this_cpu",
     "unregister",
 ]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from woqfx.cpu import CPU
 from woqfx.dtype import DType
 from woqfx.qtensor import QTensor
+from woqfx.roofline import Roofline, measured_with_torch
 from woqfx.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -158,6 +159,13 @@ class Backend(ABC):
         The default is None: each weight is packed, and takes its place in transformers' module tree.
         """
         return None
+
+    def roofline(self, threads: int) -> Roofline:
+        """What the machine that it runs on can do at most with this many threads, measured now: for `woqfx bench`.
+
+        The default is what PyTorch reaches.
+        """
+        return measured_with_torch(threads)
 
     def __repr__(self) -> str:
         return f"<backend {self.name}>"

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from woqfx.accelerator import Accelerator
 from woqfx.algorithm import Algorithm
 from woqfx.backend import Backend, Support
+from woqfx.calibration.contract import CalibrationSet
 from woqfx.compute import ComputeDType
 from woqfx.cpu import this_cpu
 from woqfx.dtype import Codebook, DType, IntegerGrid
 from woqfx.format import Format
-from woqfx.nearest import quantize_nearest
+from woqfx.nearest import quantize_nearest, round_rows
+from woqfx.qtensor import QTensor
+from woqfx.quality import square_sums
 from woqfx.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -127,6 +131,21 @@ def _backend_fault(backend: Backend) -> str:
     return ""
 
 
+def _accelerator_fault(accelerator: Accelerator) -> str:
+    """Let it quantize a little, beside PyTorch: what it takes on must come out the same."""
+    grid, scheme = _Probe(), Scheme(_Probe.name, group_size=8)
+    rows = torch.linspace(-1, 1, 80).view(4, 20)
+    packed, params = round_rows(rows, grid, scheme, lambda groups: grid.fit(groups, symmetric=True))
+    made = accelerator.nearest(rows, grid, scheme, (1.0,), None)
+    if made is not None and not (torch.equal(made[0], packed) and torch.equal(made[1].scale, params.scale)):
+        return f"{accelerator.name}: its nearest codes or scales are not those of woqfx"
+    q = QTensor.of_packed(grid, scheme, (4, 20), packed, params)
+    sums = accelerator.square_error(rows, q)
+    if sums is not None and not all(map(torch.equal, sums, square_sums(rows, q))):
+        return f"{accelerator.name}: its square errors are not those of woqfx"
+    return ""
+
+
 def _no_fault(_: Any) -> str:
     return ""
 
@@ -144,4 +163,6 @@ _CHECKS: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
     "algorithm": (Algorithm, _algorithm_fault),
     "backend": (Backend, _backend_fault),
     "format": (Format, _no_fault),
+    "calibration set": (CalibrationSet, _no_fault),
+    "accelerator": (Accelerator, _accelerator_fault),
 }

@@ -3,65 +3,56 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 import woqfx
-from woqfx.algorithm import Algorithm, Layer, read_options
+from woqfx.activations import Store
+from woqfx.alone import quantize_one
+from woqfx.blockreport import blocks_of, report_file, write_timings
+from woqfx.boundary import check_boundaries, find_boundaries
+from woqfx.calibrated import CalibratedRun
+from woqfx.calibration import Calibration
 from woqfx.checkpoint import small_files
-from woqfx.errors import OutputError, PluginError, SourceError, WoqfxError
+from woqfx.composition import Composition, read_composition
+from woqfx.done import Done
+from woqfx.errors import OutputError, SourceError
 from woqfx.format import StoredWeight
-from woqfx.layers import LayerInfo
 from woqfx.manifest import FileFacts, Manifest, natural
-from woqfx.planning import IN_PROGRESS, LayerPlan, Plan
+from woqfx.memory import single_threaded
+from woqfx.planning import IN_PROGRESS, Plan
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
-from woqfx.quality import relative_error
-from woqfx.reporting import reporting
+from woqfx.reporting import Report, reporting
 from woqfx.source import Source
 from woqfx.writer import SHARD_BYTES, Parts, open_writer
-
-
-@dataclass(frozen=True)
-class Done:
-    """A parameter that has been worked on: quantized, with its relative error, or kept as it was."""
-
-    name: str
-    result: QTensor | Tensor
-    error: float | None
-
-    def parts(self) -> Mapping[str, Tensor]:
-        """What to write, by stored name."""
-        if isinstance(self.result, QTensor):
-            return {f"{self.name}.{suffix}": part for suffix, part in self.result.tensors().items()}
-        return {self.name: self.result}
 
 
 def quantize_tensors(source: Source, plan: Plan, names: list[str], workers: int = 1) -> Iterator[Done]:
     """Quantize or pass on these tensors of `source`, in order, while the caller does something with those before.
 
-    At most `workers` threads each work on a tensor of their own: as many as `IN_PROGRESS` bytes hold, or one.
+    At most `workers` threads each work on a tensor of their own. They run ahead by as many tensors as `IN_PROGRESS`
+    bytes hold, or one: so they have something to do while the caller waits for the disk.
     """
     sizes = {name: prod(info.shape) * info.dtype.itemsize for name, info in source.tensors.items()}
-    algorithm = _algorithm(plan)
+    rounder = _composition(plan).rounder
 
     def work(name: str) -> Done:
         tensor = source.read(name)
         planned = plan.quantized.get(name)
-        return Done(name, tensor, None) if planned is None else quantize_one(algorithm, planned, tensor)
+        return Done(name, tensor, None) if planned is None else quantize_one(rounder, planned, tensor)
 
     pool = ThreadPoolExecutor(workers, "woqfx-worker")
     try:
         ahead: deque[tuple[str, Future[Done]]] = deque()
         for name in names:
-            while len(ahead) > workers or (ahead and sizes[name] + sum(sizes[one] for one, _ in ahead) > IN_PROGRESS):
+            while ahead and sizes[name] + sum(sizes[one] for one, _ in ahead) > IN_PROGRESS:
                 yield ahead.popleft()[1].result()
             ahead.append((name, pool.submit(work, name)))
         while ahead:
@@ -70,39 +61,35 @@ def quantize_tensors(source: Source, plan: Plan, names: list[str], workers: int 
         pool.shutdown(cancel_futures=True)
 
 
-def quantize_one(algorithm: Algorithm, planned: LayerPlan, stored: Tensor) -> Done:
-    """Quantize one weight, and check what the algorithm made of it."""
-    assert planned.scheme is not None
-    layer, scheme = planned.layer, planned.scheme
-    weight = layer.logical(stored)
-    dtype = registry().dtype(scheme.dtype)
-    try:
-        q = algorithm.round(Layer(layer.name, weight, scheme, dtype))
-    except WoqfxError:
-        raise
-    except Exception as error:
-        who = registry().provider("algorithm", algorithm.name).title
-        raise PluginError(f"{layer.name}: algorithm {algorithm.name} ({who}) failed: {error!r}") from error
-    _check_result(algorithm, layer, planned, q)
-    return Done(layer.weight, q, relative_error(weight, q))
+def _composition(plan: Plan) -> Composition:
+    return read_composition(plan.request.algorithm, plan.request.options)
 
 
-def _check_result(algorithm: Algorithm, layer: LayerInfo, planned: LayerPlan, q: Any) -> None:
-    who = f"{layer.name}: algorithm {algorithm.name} ({registry().provider('algorithm', algorithm.name).title})"
-    if not isinstance(q, QTensor):
-        raise PluginError(f"{who} returned {type(q).__name__}, not a QTensor")
-    if q.scheme != planned.scheme or q.shape != layer.shape:
-        raise PluginError(f"{who} returned {list(q.shape)} by {q.scheme}, where {list(layer.shape)} was planned")
-    specs = QTensor.specs(q.dtype, q.scheme, q.shape, ordered=q.order is not None)
-    found = {suffix: (part.dtype, tuple(part.shape)) for suffix, part in q.tensors().items()}
-    if found != specs:
-        raise PluginError(f"{who} returned parts {found}, where its scheme has {specs}")
-    q.check(who)
-
-
-def _algorithm(plan: Plan) -> Algorithm:
-    kind = registry().algorithm(plan.request.algorithm)
-    return kind(read_options(kind, plan.request.options))
+def quantize_all(
+    source: Source,
+    plan: Plan,
+    calibration: Calibration | None,
+    store: Store,
+    left: Collection[str],
+    earlier: Mapping[str, Any],
+    report: Report,
+    workers: int,
+) -> Iterator[Done]:
+    """Go through the tensors that are `left`, in the order of `_order`; `earlier` holds the facts of the others."""
+    outside = [name for name in left if not any(block.holds(name) for block in plan.blocks)]
+    yield from quantize_tensors(source, plan, outside, workers)
+    if calibration is None or len(outside) == len(left):
+        return
+    workers = max(workers, torch.get_num_threads())
+    with single_threaded():
+        run = CalibratedRun(source, plan, _composition(plan), calibration, store, workers)
+        done = find_boundaries(plan.blocks, earlier)
+        run.resume(done)
+        for block in plan.blocks:
+            if block not in [boundary.block for boundary in done]:
+                report.block_started(block.name)
+                # Of a block that was begun, what is written is made again, and is the same.
+                yield from (done for done in run.quantize(block) if done.name in left)
 
 
 def write_checkpoint(
@@ -110,11 +97,14 @@ def write_checkpoint(
     plan: Plan,
     out: Path,
     *,
+    calibration: Calibration | None = None,
     overwrite: bool = False,
     workers: int = 1,
     shard_bytes: int = SHARD_BYTES,
 ) -> Iterator[Done]:
     """Quantize `source` into the folder `out`, going on with a killed run of the same request.
+
+    `calibration` is what `plan.request.calibration` asks for, if it does.
 
     Yields each tensor after it is written; the output is complete when the iterator ends. Raises `OutputError`,
     `SourceError` and `WeightError`; what was committed until then is kept, and a checkpoint that was there before
@@ -122,61 +112,101 @@ def write_checkpoint(
     """
     _refuse_inside(out, source)
     fingerprint = source.fingerprint()
-    run = _describe_run(source, plan, shard_bytes, fingerprint)
+    request = describe_request(plan, calibration)
+    run = _describe_run(source, plan, request, shard_bytes, fingerprint)
     items = _items(source, plan)
-    writer = open_writer(out, items, run, overwrite=overwrite, resumable=source.resumable, shard_bytes=shard_bytes)
+    writer = open_writer(
+        out,
+        items,
+        run,
+        overwrite=overwrite,
+        resumable=source.resumable,
+        shard_bytes=shard_bytes,
+        check=lambda writer: check_boundaries(writer.work, find_boundaries(plan.blocks, writer.facts)),
+    )
     left = [name for name in items if name not in writer.facts]
-    with closing(writer), reporting(source, plan, out, len(items), earlier=writer.facts) as report:
-        for done in quantize_tensors(source, plan, left, workers):
-            committed = writer.write(done.name, done.parts(), done.error)
-            report.done(done.name, done.error)
+    with (
+        closing(writer),
+        closing(Store(writer.work)) as store,
+        reporting(source, plan, out, len(items), earlier=writer.facts) as report,
+    ):
+        for done in quantize_all(source, plan, calibration, store, left, dict(writer.facts), report, workers):
+            committed = writer.write(done.name, done.parts(), done.facts(), commit=done.block is not None)
+            report.done(done)
             if committed:
                 report.committed(writer.nbytes)
             yield done
         if left and source.fingerprint() != fingerprint:
             raise SourceError(f"{source.label} was changed while it was read: start again with overwrite=True")
-        errors = dict(writer.facts)
+        facts = dict(writer.facts)
+        write_timings(writer.work, out, blocks_of(facts.values()))
         writer.finish(
-            lambda: small_files(source.config(), plan.request.to_json(), source.sidecars()),
-            lambda files: _manifest(source, plan, files, errors),
+            lambda: small_files(source.config(), request, source.sidecars()) | report_file(request, facts),
+            lambda files: _manifest(source, plan, request, files, {name: one["error"] for name, one in facts.items()}),
         )
 
 
-def quantize_in_memory(source: Source, plan: Plan) -> Iterator[Done]:
+def quantize_in_memory(source: Source, plan: Plan, calibration: Calibration | None = None) -> Iterator[Done]:
     """Quantize all of `source` without writing anything."""
-    names = sorted(source.tensors, key=natural)
-    with reporting(source, plan, None, len(names), earlier=()) as report:
-        for done in quantize_tensors(source, plan, names):
-            report.done(done.name, done.error)
+    names = _order(source, plan)
+    with reporting(source, plan, None, len(names), earlier=()) as report, closing(Store(None)) as store:
+        for done in quantize_all(source, plan, calibration, store, names, {}, report, 1):
+            report.done(done)
             yield done
+
+
+def describe_request(plan: Plan, calibration: Calibration | None) -> dict[str, Any]:
+    """The request as manifests hold it: with what the calibration data turned out to be."""
+    request = plan.request.to_json()
+    if calibration is not None:
+        request["calibration"] |= {"description": calibration.description, "sha256": calibration.digest}
+    return request
+
+
+def _order(source: Source, plan: Plan) -> list[str]:
+    """The order in which tensors are worked on and written: those outside the blocks first, then block by block."""
+    place = {block.name: number for number, block in enumerate(plan.blocks)}
+
+    def key(name: str) -> tuple[int, Any]:
+        block = next((block for block in plan.blocks if block.holds(name)), None)
+        return (-1 if block is None else place[block.name]), natural(name)
+
+    return sorted(source.tensors, key=key)
 
 
 def _items(source: Source, plan: Plan) -> dict[str, Parts]:
     """What will be written for each tensor of the source."""
     items: dict[str, Parts] = {}
-    for name in sorted(source.tensors, key=natural):
+    ordered = _composition(plan).rounder.ordered
+    for name in _order(source, plan):
         info, planned = source.tensors[name], plan.quantized.get(name)
         if planned is None or planned.scheme is None:
             items[name] = {name: (info.dtype, info.shape)}
         else:
-            specs = QTensor.specs(registry().dtype(planned.scheme.dtype), planned.scheme, planned.layer.shape)
+            grid, inside = registry().dtype(planned.scheme.dtype), any(block.holds(name) for block in plan.blocks)
+            specs = QTensor.specs(grid, planned.scheme, planned.layer.shape, ordered=ordered and inside)
             items[name] = {f"{name}.{suffix}": spec for suffix, spec in specs.items()}
     return items
 
 
-def _describe_run(source: Source, plan: Plan, shard_bytes: int, fingerprint: str) -> dict[str, Any]:
+def _describe_run(
+    source: Source, plan: Plan, request: Mapping[str, Any], shard_bytes: int, fingerprint: str
+) -> dict[str, Any]:
     """What must be the same for a run to go on where another one stopped."""
     schemes = {planned.scheme for planned in plan.quantized.values() if planned.scheme}
     providers = {
         registry().provider(kind, name).title
-        for kind, names in (("dtype", {s.dtype for s in schemes}), ("algorithm", {plan.request.algorithm}))
+        for kind, names in (
+            ("dtype", {s.dtype for s in schemes}),
+            ("algorithm", {part.name for part in _composition(plan).parts}),
+        )
         for name in names
     }
     return {
         "woqfx": woqfx.__version__,
         "plugins": sorted(providers),
         "source": {"name": source.label, "fingerprint": fingerprint if source.resumable else "live"},
-        "request": plan.request.to_json(),
+        "request": dict(request),
         "shard_bytes": shard_bytes,
     }
 
@@ -189,11 +219,15 @@ def _refuse_inside(out: Path, source: Source) -> None:
 
 
 def _manifest(
-    source: Source, plan: Plan, files: Mapping[str, FileFacts], errors: Mapping[str, float | None]
+    source: Source,
+    plan: Plan,
+    request: Mapping[str, Any],
+    files: Mapping[str, FileFacts],
+    errors: Mapping[str, float | None],
 ) -> Manifest:
     weights = {
         name: StoredWeight(planned.scheme, planned.layer.shape, planned.float_dtype)
         for name, planned in plan.quantized.items()
         if planned.scheme is not None
     }
-    return Manifest(plan.request.to_json(), weights, errors, source.aliases, files)
+    return Manifest(request, weights, errors, source.aliases, files)

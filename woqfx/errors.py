@@ -45,6 +45,10 @@ class WeightError(SourceError):
     """A weight holds values that cannot be quantized (NaN, infinity, beyond the scale's range)."""
 
 
+class CalibrationError(WoqfxError):
+    """The calibration data that were asked for cannot be had, or are too few."""
+
+
 class OutputError(WoqfxError):
     """The output folder cannot be written, or holds something that must not be overwritten."""
 

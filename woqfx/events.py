@@ -50,6 +50,33 @@ class TensorDone(Event):
 
 
 @dataclass(frozen=True)
+class BlockStarted(Event):
+    """Work on a block began, the `number`-th of `blocks`: its tensors come when all of it is done.
+
+    Only algorithms that look at data go block by block.
+    """
+
+    name: str
+    number: int
+    blocks: int
+
+
+@dataclass(frozen=True)
+class BlockDone(Event):
+    """A block is done, in `seconds`; the process has held up to `memory` bytes so far.
+
+    `error` is |Y' - Y|^2 / |Y|^2 of the block's output for a few tokens; None if text does not reach the block.
+    """
+
+    name: str
+    number: int
+    blocks: int
+    seconds: float
+    memory: int
+    error: float | None
+
+
+@dataclass(frozen=True)
 class Committed(Event):
     """All that was done so far would survive a power cut."""
 

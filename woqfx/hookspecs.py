@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from woqfx.accelerator import Accelerator
     from woqfx.algorithm import Algorithm
+    from woqfx.architecture import Architecture
     from woqfx.backend import Backend
+    from woqfx.calibration.contract import CalibrationSet
     from woqfx.compute import ComputeDType
     from woqfx.dtype import DType
     from woqfx.events import Event
@@ -42,6 +47,21 @@ def woqfx_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
 @hookspec
 def woqfx_formats() -> Iterable[Format]:  # type: ignore[empty-body]
     """Checkpoint formats beside woqfx's own."""
+
+
+@hookspec
+def woqfx_calibration() -> Iterable[CalibrationSet]:  # type: ignore[empty-body]
+    """Calibration data by name."""
+
+
+@hookspec
+def woqfx_accelerators() -> Iterable[Accelerator]:  # type: ignore[empty-body]
+    """The core's own arithmetic, faster and to the same bits."""
+
+
+@hookspec(firstresult=True)
+def woqfx_architecture(model: nn.Module) -> Architecture | None:
+    """What woqfx cannot see of an odd model: where its repeated blocks are. None for models that one does not know."""
 
 
 @hookspec

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from woqfx.backend import Backend
 from woqfx.checkpoint import Checkpoint, is_checkpoint
 from woqfx.config import build
 from woqfx.cpu import this_cpu
-from woqfx.engine import Done
+from woqfx.done import Done
 from woqfx.errors import CheckpointError, PlanError, UnknownNameError
 from woqfx.format import StoredModel
 from woqfx.layers import find_layers, install
 from woqfx.manifest import short
-from woqfx.planning import Plan
+from woqfx.planning import Plan, no_outliers
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
-from woqfx.skeleton import materialize, named_state
+from woqfx.skeleton import materialize, named_state, put
 from woqfx.source import Source
 
 
@@ -78,9 +77,12 @@ def check_support(stored: StoredModel, backend: Backend) -> None:
     refused = []
     for name, weight in stored.weights.items():
         try:
-            registry().compute_dtype(weight.scheme.compute_dtype)
+            compute = registry().compute_dtype(weight.scheme.compute_dtype)
         except UnknownNameError as error:
             refused.append(f"{stored.label}: {name}: {error}")
+            continue
+        if weight.scheme.outlier_threshold and not compute.has_outliers:
+            refused.append(f"{stored.label}: {name}: {no_outliers(compute)}")
             continue
         support = backend.supports(weight.scheme, registry().dtype(weight.scheme.dtype), weight.shape, this_cpu())
         if not support.ok:
@@ -118,28 +120,3 @@ def _check_places(stored: StoredModel, model: nn.Module) -> None:
             f"{stored.label} lacks {len(absent)} tensors of {type(model).__name__}, {absent[0]} for one: "
             "it is incomplete, or belongs to another model"
         )
-
-
-def put(model: nn.Module, name: str, tensor: Tensor, label: str) -> None:
-    """Give a parameter or buffer its value, under every name that shares it."""
-    owner, _, key = name.rpartition(".")
-    try:
-        module = model.get_submodule(owner)
-    except AttributeError:
-        raise CheckpointError(f"{label}: the model has no {name}") from None
-    held: Mapping[str, Any] = module._parameters if key in module._parameters else module._buffers
-    current = held.get(key)
-    if current is None:
-        raise CheckpointError(f"{label}: the model has no {name}")
-    if current.shape != tensor.shape or current.is_floating_point() != tensor.is_floating_point():
-        raise CheckpointError(
-            f"{label}: {name} is {tensor.dtype} {short(tuple(tensor.shape))}; the model's is "
-            f"{current.dtype} {short(tuple(current.shape))}"
-        )
-    if key in module._buffers:
-        module._buffers[key] = tensor
-        return
-    parameter = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
-    for other in model.modules():
-        for place in [place for place, value in other._parameters.items() if value is current]:
-            other._parameters[place] = parameter

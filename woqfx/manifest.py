@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MANIFEST = "woqfx.json"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
+REPORT = "woqfx-report.json"
 MAX_MANIFEST = 32 << 20  # bytes; a weight takes some 200
 VERSION = 1
 
@@ -39,7 +40,7 @@ _FLOAT_DTYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-_SMALL_FILES = frozenset({CONFIG, INDEX, GENERATION_CONFIG, *SIDECARS})
+_SMALL_FILES = frozenset({CONFIG, INDEX, REPORT, GENERATION_CONFIG, *SIDECARS})
 _WEIGHTS = re.compile(r"[A-Za-z0-9._-]{1,200}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

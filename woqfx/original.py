@@ -8,9 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from woqfx.config import adopt_generation
-from woqfx.loading import put
-from woqfx.skeleton import materialize
-from woqfx.source import open_source
+from woqfx.skeleton import materialize, put
+from woqfx.source import ModuleSource, Source, open_source
 
 
 def load_original(model: str | Path) -> nn.Module:
@@ -18,7 +17,13 @@ def load_original(model: str | Path) -> nn.Module:
 
     The same tensors that `quantize` would read; a GGUF file is dequantized to float32. Raises `SourceError`.
     """
-    source = open_source(model)
+    return original_of(open_source(model))
+
+
+def original_of(source: Source) -> nn.Module:
+    """The float model of `source`, ready to run: a live module itself, as it is."""
+    if isinstance(source, ModuleSource):
+        return source.skeleton
     loaded = copy.deepcopy(source.skeleton)
     for name in source.tensors:
         put(loaded, name, source.read(name), source.label)

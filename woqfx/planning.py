@@ -9,14 +9,19 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
-from woqfx.algorithm import Algorithm, Layer, read_options
+from woqfx.algorithm import Algorithm, Layer, Statistics
 from woqfx.backend import Backend, Support
+from woqfx.blocks import BlockInfo, find_blocks
+from woqfx.calibration import CalibrationRequest, check_calibration
+from woqfx.composition import Composition, blamed, read_composition
+from woqfx.compute import ComputeDType
 from woqfx.cpu import this_cpu
-from woqfx.errors import PlanError, WoqfxError
+from woqfx.errors import PlanError, SchemeError, WoqfxError
+from woqfx.estimates import estimate
 from woqfx.layers import LayerInfo, Role, find_layers
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
@@ -26,18 +31,31 @@ from woqfx.source import Source
 #: Bytes of source tensors that are worked on at a time, unless one alone is larger.
 IN_PROGRESS = 256 << 20
 
+#: What a block sees of those before it: what they give once they are quantized, or what they gave before.
+Propagate = Literal["quantized", "float"]
+
 _KEPT_BY_DEFAULT = {Role.EMBEDDING, Role.HEAD}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, before it is known whether it can be done."""
+    """What was asked for, before it is known whether it can be done.
+
+    `algorithm` is a name, or several with "+" between. `calibration`, None for the default, and `propagate` are for
+    algorithms that look at data; a plan for another one drops them.
+    """
 
     scheme: Scheme
     algorithm: str = "rtn"
     backend: str = "torch_cpu"
     rules: tuple[Rule, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    calibration: CalibrationRequest | None = None
+    propagate: Propagate = "quantized"
+
+    def __post_init__(self) -> None:
+        if self.propagate not in get_args(Propagate):
+            raise SchemeError(f"propagate {self.propagate!r} is not one of {', '.join(get_args(Propagate))}")
 
     @classmethod
     def read(
@@ -47,10 +65,20 @@ class Request:
         backend: str,
         rules: Rules,
         options: Mapping[str, Any] | None,
+        calibration: CalibrationRequest | None = None,
+        propagate: Propagate = "quantized",
         **scheme: Any,
     ) -> Request:
         """From the arguments of `woqfx.quantize` and `woqfx.plan`."""
-        return cls(Scheme(**scheme), algorithm, backend, read_rules(rules), dict(options or {}))
+        return cls(
+            Scheme(**scheme),
+            algorithm,
+            backend,
+            read_rules(rules),
+            dict(options or {}),
+            calibration,
+            propagate,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For manifests and journals."""
@@ -59,6 +87,11 @@ class Request:
             "options": dict(self.options),
             "scheme": self.scheme.to_json(),
             "rules": [str(rule) for rule in self.rules],
+            **(
+                {"calibration": self.calibration.to_json(), "propagate": self.propagate}
+                if self.calibration is not None
+                else {}
+            ),
         }
 
 
@@ -89,7 +122,8 @@ class Plan:
     """What would happen to each weight of a model, and what stands in the way.
 
     Sizes are in bytes: `nbytes` on disk afterwards, `source_bytes` before, `memory` an estimate of the
-    peak while quantizing from a folder. `seconds` is an estimate for this machine.
+    peak while quantizing from a folder. `seconds` is an estimate for this machine. `blocks` are those that an
+    algorithm which looks at data goes through, in order; without such an algorithm there are none.
     """
 
     source: str
@@ -101,6 +135,7 @@ class Plan:
     seconds: float
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    blocks: tuple[BlockInfo, ...] = ()
 
     @cached_property
     def quantized(self) -> Mapping[str, LayerPlan]:
@@ -167,7 +202,11 @@ class _Planner:
         self.source, self.request = source, request
         self.problems: list[str] = []
         self.about: defaultdict[str, list[str]] = defaultdict(list)
-        self.algorithm = self.find_algorithm()
+        self.composition: Composition | None = self.attempt(
+            lambda: read_composition(request.algorithm, request.options)
+        )
+        data = (request.calibration or CalibrationRequest()) if self.needs_data else None
+        self.request = dataclasses.replace(request, calibration=data)
         self.backend: Backend | None = self.attempt(lambda: registry().backend(request.backend))
 
     def attempt(self, get: Any) -> Any:
@@ -178,15 +217,15 @@ class _Planner:
                 self.problems.append(str(error))
             return None
 
-    def find_algorithm(self) -> Algorithm | None:
-        found: type[Algorithm] | None = self.attempt(lambda: registry().algorithm(self.request.algorithm))
-        options = self.attempt(lambda: read_options(found, self.request.options)) if found else None
-        return found(options) if found and options is not None else None
+    @property
+    def needs_data(self) -> bool:
+        return self.composition is not None and self.composition.needs_data
 
     def plan(self) -> Plan:
         layers = find_layers(self.source.skeleton)
         plans = tuple(self.plan_layer(layer) for layer in layers)
         self.check_rules(layers)
+        blocks = self.plan_blocks(plans)
         if not any(plan.scheme for plan in plans) and not self.problems:
             self.problems.append(
                 f"{self.source.label}: nothing would be quantized; no rule and no default selects a layer"
@@ -196,17 +235,35 @@ class _Planner:
         sizes = {name: prod(info.shape) * info.dtype.itemsize for name, info in tensors.items()}
         planned = {plan.layer.weight for plan in plans}
         largest = max(sizes.values(), default=0)
+        asked = self.request.calibration
+        tokens = asked.samples * asked.seq_len if asked is not None else 0
+        data = estimate(self.source, blocks, plans, tokens)
         return Plan(
             source=self.source.label,
             request=self.request,
             layers=plans,
             other_bytes=sum(size for name, size in sizes.items() if name not in planned),
             source_bytes=sum(sizes.values()),
-            memory=_process_bytes() + 2 * max(largest, min(IN_PROGRESS, sum(sizes.values()))),
-            seconds=self.estimate(plans, sum(sizes.values())),
+            memory=_process_bytes() + max(data.memory, 2 * max(largest, min(IN_PROGRESS, sum(sizes.values())))),
+            seconds=data.seconds + self.estimate(plans, sum(sizes.values())),
             problems=tuple(self.problems),
             warnings=self.warnings(planned),
+            blocks=blocks,
         )
+
+    def plan_blocks(self, plans: Iterable[LayerPlan]) -> tuple[BlockInfo, ...]:
+        """The blocks to go through, if the algorithm looks at data; what stands in the way of that is a problem."""
+        if self.request.calibration is None:
+            return ()
+        data = self.request.calibration
+        weights = [plan.layer.weight for plan in plans if plan.layer.role in (Role.LINEAR, Role.EXPERTS)]
+        blocks = self.attempt(lambda: find_blocks(self.source.skeleton, weights)) or ()
+        for alias, name in self.source.aliases.items():
+            owners = {block.name for block in blocks for tensor in (alias, name) if block.holds(tensor)}
+            if owners and not any(block.holds(alias) and block.holds(name) for block in blocks):
+                self.about[f"it is tied to {name}, so no block can be rescaled or rounded alone: use rtn"].append(alias)
+        self.attempt(lambda: check_calibration(data, self.source))
+        return blocks
 
     def warnings(self, planned: Collection[str]) -> tuple[str, ...]:
         found = []
@@ -256,7 +313,15 @@ class _Planner:
             problem = f"{dtype.name} has no asymmetric form: use symmetric=True (--sym), or one of {others}"
             self.about[problem].append(layer.name)
             return None, None
-        specs = QTensor.specs(dtype, scheme, layer.shape).values()
+        if scheme.outlier_threshold and compute is not None and not compute.has_outliers:
+            self.about[no_outliers(compute)].append(layer.name)
+            return None, None
+        ordered = self.composition is not None and self.composition.rounder.ordered
+        if ordered and len(layer.shape) > 2:
+            self.about["experts cannot have input orders of their own; choose another option, or keep them"].append(
+                layer.name
+            )
+        specs = QTensor.specs(dtype, scheme, layer.shape, ordered=ordered).values()
         nbytes = sum(prod(shape) * kind.itemsize for kind, shape in specs)
         if self.backend is None or compute is None:
             return None, nbytes
@@ -281,23 +346,34 @@ class _Planner:
         for plan in plans:
             if plan.scheme and plan.support:
                 weights[plan.scheme] += plan.weights
-        if self.algorithm is None or self.about:
+        if self.composition is None or self.about:
             return seconds
         sample = torch.linspace(-1, 1, 1 << 18).view(256, 1024)
+        inputs = Statistics(1024, torch.eye(1024), torch.zeros(1024), torch.ones(1024))
+        rounder = self.composition.rounder
         for scheme, count in weights.items():
-            layer = Layer("sample", sample, scheme, registry().dtype(scheme.dtype))
-            try:
-                seconds += min(_round_seconds(self.algorithm, layer) for _ in range(3)) * count / sample.numel()
-            except Exception as error:  # an algorithm is anyone's code: better here than after an hour
-                who = registry().provider("algorithm", self.algorithm.name).title
-                self.problems.append(f"algorithm {self.algorithm.name} ({who}) failed on a sample: {error!r}")
+            layer = Layer(
+                "sample", sample, scheme, registry().dtype(scheme.dtype), inputs if rounder.needs_data else None
+            )
+            seconds += (self.attempt(lambda layer=layer: _round_seconds(rounder, layer)) or 0) * count / sample.numel()
         return seconds
 
 
+def no_outliers(compute: ComputeDType) -> str:
+    """Why a compute dtype cannot have an outlier threshold, and what would work."""
+    able = ", ".join(name for name in registry().names("compute dtype") if registry().compute_dtype(name).has_outliers)
+    return f"compute dtype {compute.name} keeps no outliers apart: use outlier_threshold 0, or compute dtype {able}"
+
+
 def _round_seconds(algorithm: Algorithm, layer: Layer) -> float:
-    start = time.perf_counter()
-    algorithm.round(layer)
-    return time.perf_counter() - start
+    """The best of three, or of one that looks at data, which takes long. It shall fail here, not after an hour."""
+    times = []
+    with blamed(algorithm, "a sample"):
+        for _ in range(1 if algorithm.needs_data else 3):
+            start = time.perf_counter()
+            algorithm.round(layer)
+            times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def _named(names: list[str]) -> str:

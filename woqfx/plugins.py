@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
@@ -32,14 +32,21 @@ from woqfx import hookspecs
 from woqfx.errors import CollisionError, PluginError, UnknownNameError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from woqfx.accelerator import Accelerator
     from woqfx.algorithm import Algorithm
+    from woqfx.architecture import Architecture
     from woqfx.backend import Backend
+    from woqfx.calibration.contract import CalibrationSet
     from woqfx.compute import ComputeDType
     from woqfx.dtype import DType
     from woqfx.events import Event
     from woqfx.format import Format
 
 GROUP = "woqfx"
+
+T = TypeVar("T")
 
 #: What can be provided, by the word that messages use: its hook.
 KINDS: Mapping[str, str] = {
@@ -48,6 +55,8 @@ KINDS: Mapping[str, str] = {
     "algorithm": "woqfx_algorithms",
     "backend": "woqfx_backends",
     "format": "woqfx_formats",
+    "calibration set": "woqfx_calibration",
+    "accelerator": "woqfx_accelerators",
 }
 
 #: What a plugin's code may raise without stopping anyone else: `sys.exit` in a plugin must not end the process.
@@ -282,7 +291,7 @@ class Registry:
         names = self.names(kind)
         near = difflib.get_close_matches(name, names, 3, 0.5)
         message = f"there is no {kind} {name!r}"
-        message += f"; did you mean {' or '.join(near)}?" if near else ""
+        message += f"; did you mean {' or '.join(near)}?" if near else "."
         message += f" Installed: {', '.join(names) or 'none'}."
         for other in KINDS:
             if other != kind and name in self.provided(other):
@@ -312,6 +321,11 @@ class Registry:
         found: Backend = self.get("backend", name)
         return found
 
+    def calibration_set(self, name: str) -> CalibrationSet:
+        """Calibration data by name."""
+        found: CalibrationSet = self.get("calibration set", name)
+        return found
+
     def format_of(self, folder: Path) -> Format | None:
         """The format that knows this folder, if there is one; of several, the first by name."""
         for name in self.names("format"):
@@ -319,6 +333,24 @@ class Registry:
             with self._guard(self.provider("format", name), f"format {name}"):
                 if found.detect(folder):
                     return found
+        return None
+
+    def accelerated(self, ask: Callable[[Accelerator], T | None]) -> T | None:
+        """What the first accelerator that takes some work makes of it; one that raises is reported once."""
+        for name in self.names("accelerator"):
+            with self._guard(self.provider("accelerator", name), f"accelerator {name}"):
+                done = ask(self.get("accelerator", name))
+                if done is not None:
+                    return done
+        return None
+
+    def architecture(self, model: nn.Module) -> Architecture | None:
+        """What the first plugin that knows this model tells of it."""
+        for plugin, implementation in self._implementing("woqfx_architecture"):
+            with self._guard(plugin, "woqfx_architecture"):
+                found: Any = implementation.function(*(model for _ in implementation.argnames))
+                if found is not None:
+                    return found  # type: ignore[no-any-return]
         return None
 
     def emit(self, event: Event) -> None:

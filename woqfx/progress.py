@@ -115,6 +115,12 @@ class _Bar(_Display):
             run.add(event)
             tensors = f"{event.done}/{event.tensors} tensors"
             self._bar.update(run.task, advance=event.weights, tensors=tensors, rate=run.rate)
+        elif isinstance(event, events.BlockStarted) and event.run in self._runs:
+            self._bar.update(self._runs[event.run].task, description=f"block {event.number}/{event.blocks}")
+        elif isinstance(event, events.BlockDone) and event.run in self._runs:
+            run = self._runs[event.run]
+            run.pace = f"{event.seconds:.1f} s a block, {event.memory / 1e9:.1f} GB"
+            self._bar.update(run.task, rate=run.rate)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -126,6 +132,8 @@ class _Run:
 
     def __init__(self, task: TaskID) -> None:
         self.task = task
+        #: How long the last block took, and how much memory so far; empty if there are no blocks.
+        self.pace = ""
         self._weights = 0
         self._seconds = 0.0
 
@@ -135,4 +143,6 @@ class _Run:
 
     @property
     def rate(self) -> str:
+        if self.pace:
+            return self.pace
         return f"{self._weights / self._seconds / 1e6:.0f} M weights/s" if self._weights and self._seconds else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -99,6 +99,21 @@ class QTensor:
         restored = torch.empty_like(weight)
         restored[..., self.order.long()] = weight
         return restored
+
+    @classmethod
+    def stack(cls, weights: Sequence[QTensor], scheme: Scheme) -> QTensor:
+        """Weights [N, K] of one shape and input order as one [E, N, K]. `scheme` may add double quantization."""
+        first = weights[0]
+        params = [weight.params() for weight in weights]
+        zero = None if first.zeros is None else torch.stack([one.zero for one in params if one.zero is not None])
+        return cls.of_packed(
+            first.dtype,
+            scheme,
+            (len(weights), *first.shape),
+            torch.stack([weight.codes for weight in weights]),
+            GroupParams(torch.stack([one.scale for one in params]), zero),
+            first.order,
+        )
 
     def __getitem__(self, index: int) -> QTensor:
         """One weight of a stack."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from woqfx.backend import PackedWeight
 from woqfx.checkpoint import small_files
-from woqfx.engine import Done
+from woqfx.done import Done
 from woqfx.format import StoredWeight
 from woqfx.layers import packed_weights
 from woqfx.manifest import Manifest, natural

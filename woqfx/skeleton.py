@@ -12,7 +12,7 @@ from torch import nn
 from woqfx.errors import CheckpointError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -55,6 +55,11 @@ def materialize(model: nn.Module) -> None:
             f"{type(model).__name__} has {len(absent)} tensors that were not loaded: {', '.join(absent)}. "
             "The checkpoint is incomplete, or belongs to another model."
         )
+    compute_buffers(model)
+
+
+def compute_buffers(model: nn.Module) -> None:
+    """Give the buffers that no file holds (rotary frequencies, masks) their values, as `materialize` does."""
     unset = _initialize_buffers(model, _computed_buffers(model))
     if unset:
         raise CheckpointError(
@@ -201,3 +206,28 @@ def _enclosing(name: str) -> Iterator[str]:
         yield name
         name = name.rpartition(".")[0]
     yield ""
+
+
+def put(model: nn.Module, name: str, tensor: torch.Tensor, label: str) -> None:
+    """Give a parameter or buffer its value, under every name that shares it."""
+    owner, _, key = name.rpartition(".")
+    try:
+        module = model.get_submodule(owner)
+    except AttributeError:
+        raise CheckpointError(f"{label}: the model has no {name}") from None
+    held: Mapping[str, Any] = module._parameters if key in module._parameters else module._buffers
+    current = held.get(key)
+    if current is None:
+        raise CheckpointError(f"{label}: the model has no {name}")
+    if current.shape != tensor.shape or current.is_floating_point() != tensor.is_floating_point():
+        raise CheckpointError(
+            f"{label}: {name} is {tensor.dtype} {list(tensor.shape)}; the model's is "
+            f"{current.dtype} {list(current.shape)}"
+        )
+    if key in module._buffers:
+        module._buffers[key] = tensor
+        return
+    parameter = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+    for other in model.modules():
+        for place in [place for place, value in other._parameters.items() if value is current]:
+            other._parameters[place] = parameter

@@ -51,7 +51,7 @@ class Writer:
     """
 
     def __init__(self, folder: Path, journal: Journal, items: Mapping[str, Parts], shard_bytes: int) -> None:
-        self.folder, self._work, self._journal = folder, folder / WORK, journal
+        self.folder, self.work, self._journal = folder, folder / WORK, journal
         self._shards = _plan_shards(items, shard_bytes)
         self._shard_of = {item: shard for shard in self._shards for item in shard.items}
         self._pending: list[dict[str, Any]] = []  # journal records of what is not safe yet
@@ -74,7 +74,7 @@ class Writer:
         for shard in self._shards:
             if shard.name not in last:
                 return
-            path = self._work / shard.name
+            path = self.work / shard.name
             self._size = last[shard.name]["bytes"]
             self._hash = _hash_of_prefix(path, self._size, last[shard.name]["sha256"])
             if last[shard.name]["item"] != shard.items[-1]:
@@ -86,17 +86,24 @@ class Writer:
             self._complete[shard.name] = FileFacts(self._size, self._hash.hexdigest())
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all that was to be written is safe: it may only have to be published."""
+        return self._finished is not None
+
+    @property
     def nbytes(self) -> int:
         """Bytes of complete and begun shards."""
         return sum(facts.nbytes for facts in self._complete.values()) + (self._size if self._fd is not None else 0)
 
-    def write(self, item: str, parts: Mapping[str, Tensor], facts: Any) -> bool:
+    def write(self, item: str, parts: Mapping[str, Tensor], facts: Any, *, commit: bool = False) -> bool:
         """Write the next item. `facts` go into the journal and come back as `facts`. True if this committed.
+
+        It commits by itself now and then, and if it is told to.
 
         Raises `OutputError` if the parts are not what was planned, or cannot be written.
         """
         shard = self._shard_of[item]
-        with durable.explained(self._work / shard.name):
+        with durable.explained(self.work / shard.name):
             if self._fd is None:
                 self._begin(shard)
             for name, part in parts.items():
@@ -109,7 +116,7 @@ class Writer:
         self._pending.append({"item": item, "file": shard.name, "bytes": self._size, "sha256": digest, "facts": facts})
         ends_shard = item == shard.items[-1]
         late = time.monotonic() - self._last_commit >= _COMMIT_SECONDS
-        if not (ends_shard or late or self._pending_bytes >= _COMMIT_BYTES):
+        if not (commit or ends_shard or late or self._pending_bytes >= _COMMIT_BYTES):
             return False
         self._commit(shard)
         if ends_shard:
@@ -119,8 +126,8 @@ class Writer:
 
     def _begin(self, shard: _Shard) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(self._work / shard.name, flags, 0o666)
-        durable.sync_folder(self._work)
+        self._fd = os.open(self.work / shard.name, flags, 0o666)
+        durable.sync_folder(self.work)
         self._hash, self._size = hashlib.sha256(), 0
         self._append(shard.layout.header)
 
@@ -134,7 +141,7 @@ class Writer:
     def _commit(self, shard: _Shard) -> None:
         """Make all that was written safe, then say so in the journal."""
         assert self._fd is not None
-        with durable.explained(self._work / shard.name):
+        with durable.explained(self.work / shard.name):
             durable.sync(self._fd)
         self._journal.append(self._pending)
         self._pending, self._pending_bytes, self._last_commit = [], 0, time.monotonic()
@@ -155,7 +162,7 @@ class Writer:
             files = self._complete | {name: FileFacts.of(text) for name, text in texts.items()}
             texts[MANIFEST] = manifest(files).to_bytes()
             for name, text in sorted(texts.items()):
-                durable.write_file(self._work / name, text)
+                durable.write_file(self.work / name, text)
             sizes = {name: facts.nbytes for name, facts in sorted(files.items())}
             self._finished = Finished(sizes, sorted(files_of(self.folder) - set(files)))
             self._journal.append([self._finished.to_json()])
@@ -185,17 +192,22 @@ def open_writer(
     overwrite: bool,
     resumable: bool = True,
     shard_bytes: int = SHARD_BYTES,
+    check: Callable[[Writer], None] | None = None,
 ) -> Writer:
     """Start filling `out`, or go on with a run of the same description `run` that was stopped.
 
     Refuses what `woqfx.output.claim` refuses. Raises `CheckpointError` if what the stopped run left is not as its
-    journal says; with `overwrite` it is thrown away instead, unless it only cannot be read now.
+    journal says, or if `check`, which is asked unless all was done, raises it; with `overwrite` it is thrown away
+    instead, unless it only cannot be read now.
     """
 
     def attempt() -> Writer:
         journal = claim(out, run, overwrite=overwrite, resumable=resumable)
         try:
-            return Writer(out, journal, items, shard_bytes)
+            writer = Writer(out, journal, items, shard_bytes)
+            if check is not None and not writer.is_complete:
+                check(writer)
+            return writer
         except BaseException:
             journal.close()
             raise

@@ -14,7 +14,7 @@ from woqfx.cli import main
 from woqfx.cli.failures import reported
 from woqfx.errors import OutputError, PlanError
 
-COMMANDS = ("quantize", "plan", "inspect", "generate", "eval", "plugins", "new-plugin")
+COMMANDS = ("quantize", "plan", "inspect", "report", "generate", "eval", "bench", "plugins", "new-plugin")
 
 
 def test_help_lists_every_command_with_what_it_does(run):

@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
-from folders_of_models import digests, saved
+from folders_of_models import digests as all_digests
+from folders_of_models import saved
 
+from woqfx.blockreport import TIMINGS
 from woqfx.checkpoint import Checkpoint
 from woqfx.errors import CheckpointError, UnfinishedError
 
@@ -22,6 +24,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # also for processes that are forked from this one
 
 from fork_server import Outcome, Trial  # noqa: E402 - the path must be there first
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file but the one that tells of times."""
+    return {name: digest for name, digest in all_digests(folder).items() if name != TIMINGS}
 
 
 class ForkServer:
@@ -135,8 +142,20 @@ def model(memory) -> Path:
 @pytest.fixture(scope="session", params=["new", "over another"])
 def job(request, server, model, memory) -> Job:
     """Quantize a small model into several shards; into a new folder, or over a checkpoint with more of them."""
+    return make_job(server, Trial(source=str(model), out="", overwrite=request.param == "over another"), memory)
+
+
+@pytest.fixture(scope="session", params=[("llama", "awq"), ("t5", "shrinking")], ids="-".join)
+def calibrated_job(request, server, memory) -> Job:
+    """The same with an algorithm that looks at data: a decoder, and an encoder-decoder whose blocks pass biases on."""
+    family, algorithm = request.param
+    source = saved(family, memory, **({"num_hidden_layers": 3} if family == "llama" else {}))
+    return make_job(server, Trial(source=str(source), out="", algorithm=algorithm, shard_bytes=40_000), memory)
+
+
+def make_job(server: ForkServer, trial: Trial, memory: Path) -> Job:
+    """Run it once without an accident, to know what must come of it."""
     folder = Path(tempfile.mkdtemp(dir=memory))
-    trial = Trial(source=str(model), out="", overwrite=request.param == "over another")
     job = Job(server, trial, expected={}, before={}, steps=[])
     if trial.overwrite:
         job.start = folder / "start"

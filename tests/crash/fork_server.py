@@ -29,6 +29,7 @@ class Trial:
     source: str  # a folder, or the family of a tiny live model
     out: str
     dtype: str = "int4_clip"
+    algorithm: str = "rtn"
     shard_bytes: int = 20_000
     overwrite: bool = False
     every_item: bool = True
@@ -66,10 +67,11 @@ def serve() -> None:
 
 
 def _run(trial: Trial) -> Outcome:
-    _opened(trial.source, trial.dtype)
-    if not trial.kills:
-        return Outcome(killed=False, **_work(trial))
+    _opened(trial.source, trial.dtype, trial.algorithm)
     start = time.monotonic()
+    if not trial.kills:
+        facts = _work(trial)
+        return Outcome(killed=False, seconds=time.monotonic() - start, **facts)
     told, tell = os.pipe()
     child = os.fork()
     if not child:
@@ -83,20 +85,27 @@ def _run(trial: Trial) -> Outcome:
     with os.fdopen(told) as pipe:
         report = pipe.read()
     _, status = os.waitpid(child, 0)
-    facts: dict[str, Any] = json.loads(report) if report else {"steps": []}
+    facts = json.loads(report) if report else {"steps": []}
     return Outcome(killed=os.WIFSIGNALED(status), seconds=time.monotonic() - start, **facts)
 
 
 @cache
-def _opened(source: str, dtype: str) -> Any:
+def _opened(source: str, dtype: str, algorithm: str) -> Any:
+    import shrinking
     from folders_of_models import request
     from tiny_models import tiny_model
 
+    import woqfx
+    from woqfx.api import calibrate
     from woqfx.planning import make_plan
+    from woqfx.plugins import registry
     from woqfx.source import FolderSource, ModuleSource
 
     opened = FolderSource(Path(source)) if "/" in source else ModuleSource(tiny_model(source))
-    return opened, make_plan(opened, request(dtype=dtype))
+    if algorithm not in registry().names("algorithm"):
+        woqfx.register(shrinking.Plugin(), "shrinking")
+    plan = make_plan(opened, request(dtype=dtype, algorithm=algorithm, calibration=shrinking.data()))
+    return opened, plan, calibrate(opened, plan)
 
 
 class PowerCut(BaseException):
@@ -120,12 +129,17 @@ def _work(trial: Trial) -> dict[str, Any]:
         raise PowerCut
 
     acts = {"die": die, "die in the middle": die_in_the_middle, "errno": fail(trial.number), "power": cut_power}
-    source, plan = _opened(trial.source, trial.dtype)
+    source, plan, calibration = _opened(trial.source, trial.dtype, trial.algorithm)
     error: BaseException | None = None
     with Steps(trial.at, acts.get(trial.what), disk.watch if disk else None) as steps:
         try:
             for _ in write_checkpoint(
-                source, plan, Path(trial.out), overwrite=trial.overwrite, shard_bytes=trial.shard_bytes
+                source,
+                plan,
+                Path(trial.out),
+                calibration=calibration,
+                overwrite=trial.overwrite,
+                shard_bytes=trial.shard_bytes,
             ):
                 pass
         except BaseException as caught:

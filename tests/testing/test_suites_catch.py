@@ -13,7 +13,7 @@ from woqfx_compute.references import FP32
 from woqfx_dtypes.grids import NF4, Int4Clip
 from woqfx_rtn.rtn import RTN
 from woqfx_torch_cpu.backend import TorchCPU
-from woqfx_torch_cpu.weight import TorchWeight
+from woqfx_torch_cpu.reference import ReferenceWeight
 
 _kept: list[torch.Tensor] = []
 
@@ -218,7 +218,7 @@ def test_an_algorithm_that_hides_nan():
         Suite().test_a_bad_weight_is_an_error_with_its_name(float("nan"))
 
 
-class Dense(TorchWeight):
+class Dense(ReferenceWeight):
     """Keeps what it once dequantized."""
 
     def linear(self, x, bias=None):
@@ -226,7 +226,7 @@ class Dense(TorchWeight):
         return super().linear(x, bias)
 
 
-class Requantized(TorchWeight):
+class Requantized(ReferenceWeight):
     def qtensor(self):
         q = super().qtensor()
         return RTN().round(_layer(q)) if q.scheme.double_quant else q
@@ -238,7 +238,7 @@ def _layer(q):
     return Layer("again", q.dequantize(), q.scheme, q.dtype)
 
 
-class BatchDependent(TorchWeight):
+class BatchDependent(ReferenceWeight):
     def linear(self, x, bias=None):
         return super().linear(x, bias) * (1 + 1e-6 * (x.dim() > 1 and len(x) > 3))
 
@@ -260,9 +260,9 @@ def backend(weight, answer: Support | None = None) -> TorchCPU:
         (backend(Dense), "test_no_dense_copy_is_kept", []),
         (backend(Requantized), "test_what_was_packed_comes_back", ["nf4-double"]),
         (backend(BatchDependent), "test_linear", ["nf4-g32", "fp32"]),
-        (backend(TorchWeight, Support(ok=False)), "test_support_is_explained", ["nf4-g32", "fp32"]),
-        (backend(TorchWeight, Support(ok=False, reason="no")), "test_support_is_explained", ["nf4-g32", "fp32"]),
-        (backend(TorchWeight, Support(ok=True)), "test_support_is_explained", ["nf4-g32", "fp32"]),
+        (backend(ReferenceWeight, Support(ok=False)), "test_support_is_explained", ["nf4-g32", "fp32"]),
+        (backend(ReferenceWeight, Support(ok=False, reason="no")), "test_support_is_explained", ["nf4-g32", "fp32"]),
+        (backend(ReferenceWeight, Support(ok=True)), "test_support_is_explained", ["nf4-g32", "fp32"]),
     ],
     ids=["dense-copy", "other-bytes", "batch", "no-reason", "no-remedy", "no-kernel"],
 )

@@ -16,8 +16,10 @@ _COMMANDS = {
     "quantize": "quantize",
     "plan": "plan",
     "inspect": "inspect",
+    "report": "report",
     "generate": "generate",
     "eval": "evaluate",
+    "bench": "bench",
     "plugins": "plugins",
     "new-plugin": "new_plugin",
 }
@@ -43,7 +45,7 @@ class _Commands(click.Group):
 
 def _collect_less_garbage() -> None:
     """PyTorch and transformers make millions of objects that live to the end: going through them takes seconds."""
-    gc.set_threshold(100_000, 50, 50)
+    gc.set_threshold(1_000_000, 50, 50)
     atexit.register(gc.freeze)
 
 

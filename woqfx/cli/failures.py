@@ -10,9 +10,10 @@ from typing import IO, Any
 
 import click
 
-from woqfx.errors import PlanError, SchemeError, UnknownNameError, WoqfxError
+from woqfx.errors import CalibrationError, PlanError, SchemeError, UnknownNameError, WoqfxError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_REFUSALS = (CalibrationError, PlanError, SchemeError, UnknownNameError)
 
 
 class Failure(click.ClickException):
@@ -39,7 +40,7 @@ def reported() -> Iterator[None]:
         except WoqfxError as error:
             if os.environ.get("WOQFX_DEBUG", "") not in ("", "0"):
                 raise
-            kind = Refusal if isinstance(error, PlanError | SchemeError | UnknownNameError) else Failure
+            kind = Refusal if isinstance(error, _REFUSALS) else Failure
             raise kind(str(error)) from error
         except KeyboardInterrupt:
             warn("interrupted")

@@ -146,6 +146,7 @@ def _command(run: UnfinishedRun) -> str:
         words += [f"--{key.replace('_', '-')}", str(scheme.get(key))]
     words += [] if scheme.get("symmetric", True) else ["--asym"]
     words += ["--double-quant"] if scheme.get("double_quant") else []
+    words += ["--outlier-threshold", str(scheme["outlier_threshold"])] if scheme.get("outlier_threshold") else []
     for key, value in request.get("options", {}).items():
         flag = key.replace("_", "-")
         words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]

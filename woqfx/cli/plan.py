@@ -10,7 +10,7 @@ import click
 from woqfx.cli import text
 from woqfx.cli.failures import warn
 from woqfx.cli.folding import fold
-from woqfx.cli.request import RequestCommand
+from woqfx.cli.request import RequestCommand, planned
 
 if TYPE_CHECKING:
     from woqfx.planning import LayerPlan, Plan
@@ -36,21 +36,21 @@ def command(model: str, every: bool, as_json: bool, **request: Any) -> None:
     MODEL is a folder, a .gguf file, or a name on the Hugging Face Hub. Headers are read and no weights. Everything that
     stands in the way is listed at once; the exit code is then 2.
     """
-    from woqfx.planning import Request, make_plan
     from woqfx.source import open_source
 
-    plan = make_plan(open_source(model), Request.read(**request))
+    plan = planned(open_source(model), request)
     if as_json:
         click.echo(json.dumps(plan.to_json(), indent=1))
     else:
-        _show(plan, every)
+        show(plan, every)
     if plan.problems and not as_json:
         plan.check()
     if plan.problems:
         raise click.exceptions.Exit(2)
 
 
-def _show(plan: Plan, every: bool) -> None:
+def show(plan: Plan, every: bool = False) -> None:
+    """Print a plan: a line for all layers that are alike, or for each."""
     out = text.console()
     rows = text.Grid(
         *("layer", "", "shape", "scheme", "why", "kernel", "bits", "size"),
@@ -65,7 +65,7 @@ def _show(plan: Plan, every: bool) -> None:
             group.times,
             text.shape(one.layer.shape),
             text.scheme(one.scheme) if one.scheme else f"kept as {_name(one)}",
-            one.why,
+            _why(one),
             *_outcome(group.members),
             style="" if one.scheme else "dim",
         )
@@ -99,7 +99,12 @@ def _outcome(layers: tuple[LayerPlan, ...]) -> tuple[str, str, str]:
 
 def _likeness(plan: LayerPlan) -> Any:
     kernel = plan.support.kernel if plan.support else None
-    return plan.layer.shape, plan.scheme, plan.why, kernel, plan.float_dtype
+    return plan.layer.shape, plan.scheme, _why(plan), kernel, plan.float_dtype
+
+
+def _why(plan: LayerPlan) -> str:
+    """Which rule decided; of one that is about this layer alone, that it is."""
+    return "its own" if plan.why.startswith(f"rule {plan.layer.name}=") else plan.why
 
 
 def _tied(plan: LayerPlan) -> str:

@@ -12,7 +12,8 @@ import click
 
 from woqfx.cli import text
 from woqfx.cli.failures import INTERRUPTED, warn
-from woqfx.cli.request import RequestCommand
+from woqfx.cli.plan import show
+from woqfx.cli.request import RequestCommand, planned
 
 if TYPE_CHECKING:
     from woqfx.planning import Plan
@@ -57,13 +58,16 @@ def command(model: str, out: Path, overwrite: bool, progress: Progress, quiet: b
     import torch
 
     from woqfx.api import quantize_to
-    from woqfx.planning import Request, make_plan
     from woqfx.source import open_source
 
     source = open_source(model)
-    plan = make_plan(source, Request.read(**request))
-    for warning in plan.warnings:
-        warn(warning)
+    mixed = request["target_bits"] is not None
+    plan = planned(source, request, workers=torch.get_num_threads())
+    if mixed and not quiet:
+        show(plan)  # with its warnings
+    else:
+        for warning in plan.warnings:
+            warn(warning)
     plan.check()
     # A tensor for each thread beats all threads on one tensor: nobody waits, least of all on a busy machine. The
     # number of PyTorch's threads is the process's, and this process is ours.

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from woqfx.cli import calibration, named, text
 from woqfx.scheme import SCALE_DTYPES
+
+if TYPE_CHECKING:
+    from woqfx.planning import Plan
+    from woqfx.source import Source
 
 Field: TypeAlias = "dataclasses.Field[Any]"
 
@@ -22,8 +27,9 @@ _SHARED = (
         ["--algorithm"],
         default="rtn",
         show_default=True,
-        metavar="NAME",
-        help="How weights land on their grid.",
+        metavar="NAME[+NAME...]",
+        help="How weights land on their grid. Of several, as in awq+gptq, each may rescale blocks, the last that "
+        "rounds rounds, and each may improve what came of it.",
     ),
     click.Option(
         ["--dtype"],
@@ -48,6 +54,13 @@ _SHARED = (
         "dtypes only.",
     ),
     click.Option(
+        ["--target-bits"],
+        type=float,
+        metavar="X",
+        help="Give each layer a dtype and group size of its own, so that weights take X bits in the mean, scales "
+        "included: more where calibration data show that it matters. Layers that a rule is about keep to the rule.",
+    ),
+    click.Option(
         ["--scale-dtype"],
         default="fp16",
         show_default=True,
@@ -65,6 +78,13 @@ _SHARED = (
         show_default=True,
         metavar="NAME",
         help="How layers are computed. The stored weights are the same.",
+    ),
+    click.Option(
+        ["--outlier-threshold"],
+        default=0.0,
+        show_default=True,
+        metavar="X",
+        help="Activations of this magnitude and above stay out of the rounding of compute dtype int8 (LLM.int8(): 6).",
     ),
     click.Option(
         ["--backend"],
@@ -120,13 +140,15 @@ class RequestCommand(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The command's own parameters, the shared ones, and those of the algorithms."""
         *own, help_option = super().get_params(ctx)
-        return [*own, *_SHARED, *self._algorithm_options(ctx), help_option]
+        return [*own, *_SHARED, *calibration.FLAGS, named.FLAG, *self._algorithm_options(ctx), help_option]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Gather the algorithms' flags into the mapping `options`."""
+        """Gather the algorithms' flags into the mapping `options`, and those about data into `calibration`."""
         rest = super().parse_args(ctx, args)
         given = ((option.key, ctx.params.pop(str(option.name), None)) for option in self._algorithm_options(ctx))
-        ctx.params["options"] = {key: value for key, value in given if value is not None}
+        ctx.params["calibration"] = calibration.gather(ctx.params)
+        by_name = named.read_named(ctx.params.pop("named"))
+        ctx.params["options"] = {key: value for key, value in given if value is not None} | by_name
         return rest
 
     def _algorithm_options(self, ctx: click.Context) -> list[_AlgorithmOption]:
@@ -135,7 +157,11 @@ class RequestCommand(click.Command):
         A flag that is taken already gets the algorithm's name in front.
         """
         if _OPTIONS not in ctx.meta:
-            taken = {flag for param in (*self.params, *_SHARED) for flag in (*param.opts, *param.secondary_opts)}
+            taken = {
+                flag
+                for param in (*self.params, *_SHARED, *calibration.FLAGS, named.FLAG)
+                for flag in (*param.opts, *param.secondary_opts)
+            }
             flags: dict[str, _AlgorithmOption] = {}
             for algorithm, field in _fields():
                 flag = field.name.replace("_", "-")
@@ -155,13 +181,25 @@ class RequestCommand(click.Command):
         own = [param for param in super().get_params(ctx) if isinstance(param, click.Option)]
         _section(ctx, formatter, "Options", own)
         _section(ctx, formatter, "What to do to the weights", _SHARED)
+        _section(ctx, formatter, "Calibration data, for algorithms that look at data", calibration.FLAGS)
         by_owner: dict[str, list[click.Option]] = {}
         for option in self._algorithm_options(ctx):
             by_owner.setdefault(" and ".join(option.defaults), []).append(option)
         for owner, options in by_owner.items():
             _section(ctx, formatter, f"Options of the algorithm {owner}", options)
+        _section(ctx, formatter, "Options of algorithms, by their whole name", [named.FLAG])
         for title, kind in _CHOICES.items():
             _choices(formatter, title, kind)
+
+
+def planned(source: Source, request: dict[str, Any], workers: int = 1) -> Plan:
+    """The plan for what a `RequestCommand` was asked; with --target-bits, layers are measured, which a bar shows."""
+    from woqfx.mixing import plan_within
+    from woqfx.planning import Request
+
+    target_bits = request.pop("target_bits")
+    with text.bar("measuring the layers") as advance:
+        return plan_within(source, Request.read(**request), target_bits, workers=workers, report=advance)
 
 
 _CHOICES = {
@@ -169,6 +207,7 @@ _CHOICES = {
     "Names for --algorithm": "algorithm",
     "Names for --compute-dtype": "compute dtype",
     "Names for --backend": "backend",
+    "Names for --calibration": "calibration set",
 }
 
 

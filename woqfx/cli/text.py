@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from woqfx.wording import count as count
+from woqfx.wording import duration as duration
+from woqfx.wording import scheme as scheme
+from woqfx.wording import size as size
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-    from woqfx.scheme import Scheme
 
 _PIPE_WIDTH = 180
 
@@ -75,42 +79,18 @@ def facts(out: Console, lines: Mapping[str, str]) -> None:
             out.print(f"{'':<{width}}", line, sep="  ", soft_wrap=True)
 
 
-def size(count: float) -> str:
-    """Bytes for people: `98.4 MB`."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count:.0f} bytes"
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, if that is a terminal; gives what to call with how much is done, of how much."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
 
-
-def count(number: int) -> str:
-    """Weights for people: `134.5 M`."""
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= scale:
-            return f"{number / scale:.1f} {unit}"
-    return str(number)
-
-
-def duration(seconds: float) -> str:
-    """Time for people: `2.3 s`, `4 min 10 s`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def scheme(what: Scheme | None) -> str:
-    """A scheme in a few words: what is as usual is not said."""
-    if what is None:
-        return "kept"
-    words = [what.dtype, "per row" if what.group_size == -1 else f"group {what.group_size}"]
-    words += [] if what.symmetric else ["asym"]
-    words += ["double-quant"] if what.double_quant else [] if what.scale_dtype == "fp16" else [what.scale_dtype]
-    words += [] if what.compute_dtype == "fp32" else [f"in {what.compute_dtype}"]
-    return " ".join(words)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
 def layer(weight: str) -> str:

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import pytest
 
-_SUITES = ("algorithm", "backend", "cases", "compute", "dtype")
+_SUITES = ("algorithm", "backend", "cases", "compute", "data_algorithm", "dtype")
 pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in _SUITES))
 
 from woqfx.testing.algorithm import AlgorithmSuite  # noqa: E402 - asserts explain themselves only if rewritten first
 from woqfx.testing.backend import BackendSuite  # noqa: E402
 from woqfx.testing.compute import ComputeDTypeSuite  # noqa: E402
+from woqfx.testing.data_algorithm import DataAlgorithmSuite  # noqa: E402
 from woqfx.testing.dtype import DTypeSuite  # noqa: E402
 
-__all__ = ["AlgorithmSuite", "BackendSuite", "ComputeDTypeSuite", "DTypeSuite"]
+__all__ = ["AlgorithmSuite", "BackendSuite", "ComputeDTypeSuite", "DTypeSuite", "DataAlgorithmSuite"]

@@ -1,0 +1,60 @@
+"""What a run that looks at data will take of this machine, from sizes alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+
+from woqfx.activations import IN_MEMORY
+
+if TYPE_CHECKING:
+    from woqfx.blocks import BlockInfo
+    from woqfx.planning import LayerPlan
+    from woqfx.source import Source
+
+#: Runs of a block for each batch: for statistics, for what the next block sees, and the algorithm's own few.
+_RUNS = 3
+#: Float32 copies of a block's weights at a time: as it is, rescaled, and rounded.
+_COPIES = 3
+#: Boundaries whose activations are held at a time: what goes in, what comes out, what should come out.
+_BOUNDARIES = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds and bytes, beside what reading, rounding and writing take."""
+
+    seconds: float
+    memory: int
+
+
+def estimate(source: Source, blocks: Iterable[BlockInfo], plans: Iterable[LayerPlan], tokens: int) -> Estimate:
+    """For running these blocks on so many tokens. Experts count as if all tokens reached one in four of them."""
+    listed = list(plans)
+    operations, largest = 0.0, 0
+    for block in blocks:
+        inside = [plan for plan in listed if block.holds(plan.layer.weight)]
+        weights = sum(prod(plan.layer.shape) / (1 if len(plan.layer.shape) == 2 else 4) for plan in inside)
+        moments = {plan.layer.shape[-1]: 4 * plan.layer.shape[-1] ** 2 * prod(plan.layer.shape[:-2]) for plan in inside}
+        operations += 2 * tokens * (_RUNS * weights + sum(moments.values()) / 8)
+        size = sum(4 * prod(info.shape) for name, info in source.tensors.items() if block.holds(name))
+        largest = max(largest, _COPIES * size + sum(moments.values()))
+    hidden = max((plan.layer.shape[-1] for plan in listed), default=0)
+    held = min(IN_MEMORY, _BOUNDARIES * 4 * tokens * hidden)
+    return Estimate(operations / _rate(), largest + held)
+
+
+def _rate() -> float:
+    """Operations a second in a matrix product, the best of three."""
+    one = torch.ones(512, 512)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        torch.mm(one, one)
+        times.append(time.perf_counter() - start)
+    return 2 * 512**3 / min(times)
