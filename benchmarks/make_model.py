@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cache import default_cache
-from woqfx.tensorfile import layout, raw_bytes
+from woqfx.disk.tensorfile import layout, raw_bytes
 
 Shape = tuple[int, ...]
 

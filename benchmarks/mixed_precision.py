@@ -23,7 +23,7 @@ from benchmarks.rescale import rescale
 from woqfx.calibration import CalibrationRequest
 from woqfx.cpu import this_cpu
 from woqfx.evaluate import compare
-from woqfx.mixing import mix
+from woqfx.mixed.mixing import mix
 from woqfx.original import load_original
 from woqfx.planning import Request, make_plan
 from woqfx.source import open_source

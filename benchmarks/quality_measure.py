@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import woqfx
-from woqfx.checkpoint import is_checkpoint
+from woqfx.disk.checkpoint import is_checkpoint
 from woqfx.evaluate import compare
 from woqfx.original import load_original
 

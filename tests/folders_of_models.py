@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tiny_models import tiny_inputs, tiny_model
 
-from woqfx.checkpoint import Checkpoint
+from woqfx.disk.checkpoint import Checkpoint
 from woqfx.engine import write_checkpoint
 from woqfx.planning import Request, make_plan
 from woqfx.source import FolderSource

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import woqfx
 from woqfx.architecture import Architecture
-from woqfx.blocks import find_blocks
+from woqfx.blocks.finding import find_blocks
 from woqfx.errors import SourceError
 
 

@@ -141,8 +141,8 @@ def test_reading_ahead_stops_with_the_run(source):
 
 
 def test_the_run_is_described_by_all_that_decides_the_bytes(source, tmp_path):
-    from woqfx.journal import Journal
-    from woqfx.output import JOURNAL
+    from woqfx.disk.journal import Journal
+    from woqfx.disk.output import JOURNAL
 
     steps = write_checkpoint(source, make_plan(source, request(dtype="nf4")), tmp_path / "out")
     next(steps)

@@ -12,7 +12,7 @@ import torch
 from folders_of_models import saved, write
 
 import woqfx
-from woqfx.checkpoint import Checkpoint
+from woqfx.disk.checkpoint import Checkpoint
 from woqfx.qtensor import QTensor
 
 PAGE = Path(__file__).parent.parent / "docs" / "checkpoint.md"

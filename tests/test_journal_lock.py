@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from woqfx import journal
+from woqfx.disk import journal
+from woqfx.disk.journal import Contents, Journal
 from woqfx.errors import OutputError
-from woqfx.journal import Contents, Journal
 
 RUN = {"source": "tiny", "dtype": "nf4"}
 
@@ -47,7 +47,7 @@ def test_a_refused_journal_is_not_kept_locked(path):
 def test_the_lock_of_a_killed_process_does_not_outlive_it(path):
     program = f"""
         import time
-        from woqfx.journal import Journal
+        from woqfx.disk.journal import Journal
         opened = Journal.open({str(path)!r}, {RUN!r})
         opened.append([{{"tensor": "a"}}])
         print("ready", flush=True)

@@ -9,7 +9,7 @@ from folders_of_models import saved, write
 from torch import nn
 
 import woqfx
-from woqfx.checkpoint import Checkpoint, is_checkpoint
+from woqfx.disk.checkpoint import Checkpoint, is_checkpoint
 from woqfx.errors import CheckpointError, PlanError, UnfinishedError
 from woqfx.loading import check_support, put
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from woqfx import tensorfile
+from woqfx.disk import tensorfile
 
 HIDDEN, WIDE, LAYERS, VOCABULARY = 1024, 4096, 6, 1024
 

@@ -7,7 +7,7 @@ from tiny_models import processor_seconds, tiny_model
 from torch import nn
 
 import woqfx
-from woqfx.checkpoint import Checkpoint
+from woqfx.disk.checkpoint import Checkpoint
 
 
 def schemes(plan: woqfx.Plan) -> dict[str, str | None]:

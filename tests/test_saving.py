@@ -6,7 +6,7 @@ from folders_of_models import digests, logits
 from tiny_models import tiny_model
 
 import woqfx
-from woqfx.checkpoint import Checkpoint
+from woqfx.disk.checkpoint import Checkpoint
 from woqfx.errors import WoqfxError
 from woqfx.layers import packed_weights
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
+from woqfx.disk.tensorfile import TensorFile
 from woqfx.errors import SourceError
-from woqfx.tensorfile import TensorFile
 
 FLOATS = bytes(8)  # the data of a tensor that `described` describes
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from woqfx import Feed, Fold
-from woqfx.folding import divide, fold
+from woqfx.blocks.folding import divide, fold
 
 SCALE = torch.tensor([2.0, 0.5, 4.0])
 

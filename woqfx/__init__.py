@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from woqfx.algorithm import Algorithm, Fold, Layer, NoOptions, Statistics, option
     from woqfx.api import load, plan, quantize, register, save, unregister
     from woqfx.backend import Backend, PackedWeight, Support
-    from woqfx.block import Block, Call, Feed
+    from woqfx.blocks.block import Block, Call, Feed
     from woqfx.calibration.contract import CalibrationSet, Document
     from woqfx.calibration.data import Calibration
     from woqfx.calibration.hub import HubSet
@@ -50,7 +50,7 @@ _HOMES = {
     "algorithm": ("Algorithm", "Fold", "Layer", "NoOptions", "Statistics", "option"),
     "api": ("load", "plan", "quantize", "register", "save", "unregister"),
     "backend": ("Backend", "PackedWeight", "Support"),
-    "block": ("Block", "Call", "Feed"),
+    "blocks.block": ("Block", "Call", "Feed"),
     "calibration.contract": ("CalibrationSet", "Document"),
     "calibration.data": ("Calibration",),
     "calibration.hub": ("HubSet",),

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from woqfx.blocks.folding import fold
 from woqfx.dtype import DType
 from woqfx.errors import SchemeError
-from woqfx.folding import fold
 from woqfx.nearest import quantize_nearest
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme
 
 if TYPE_CHECKING:
-    from woqfx.block import Block, Feed
+    from woqfx.blocks.block import Block, Feed
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Algorithm(ABC):
         return False
 
     def survey(self, model: Block) -> Mapping[str, Tensor]:
-        """Look at the whole float model, as one block, before the first block; see `woqfx.survey`.
+        """Look at the whole float model, as one block, before the first block; see `woqfx.blocks.survey`.
 
         What is returned is given to `transform` as `Block.surveyed`. It must come out the same each time: a run that
         goes on after a kill asks again.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from woqfx.algorithm import Algorithm, Layer
-from woqfx.checking import check_rounded
-from woqfx.composition import blamed, titled
+from woqfx.blocks.checking import check_rounded
+from woqfx.blocks.composition import blamed, titled
 from woqfx.done import Done
 from woqfx.planning import LayerPlan
 from woqfx.plugins import registry

@@ -9,15 +9,15 @@ from typing import Any
 from torch import nn
 
 from woqfx import engine, saving
-from woqfx.blockreport import report_file
+from woqfx.blocks.report import report_file
 from woqfx.calibration import Calibration, CalibrationRequest, prepare_calibration
 from woqfx.calibration.request import Data
-from woqfx.checkpoint import Checkpoint
 from woqfx.config import adopt_generation
+from woqfx.disk.checkpoint import Checkpoint
 from woqfx.done import Done
 from woqfx.layers import install
 from woqfx.loading import assemble_quantized, load_model, open_checkpoint
-from woqfx.mixing import plan_within
+from woqfx.mixed.mixing import plan_within
 from woqfx.planning import Plan, Propagate, Request
 from woqfx.plugins import registry
 from woqfx.progress import Progress, showing

@@ -13,25 +13,25 @@ from typing import Any
 import torch
 
 import woqfx
-from woqfx.activations import Store
 from woqfx.alone import quantize_one
-from woqfx.blockreport import blocks_of, report_file, write_timings
-from woqfx.boundary import check_boundaries, find_boundaries
-from woqfx.calibrated import CalibratedRun
+from woqfx.blocks.activations import Store
+from woqfx.blocks.boundary import check_boundaries, find_boundaries
+from woqfx.blocks.calibrated import CalibratedRun
+from woqfx.blocks.composition import Composition, read_composition
+from woqfx.blocks.report import blocks_of, report_file, write_timings
 from woqfx.calibration import Calibration
-from woqfx.checkpoint import small_files
-from woqfx.composition import Composition, read_composition
+from woqfx.disk.checkpoint import small_files
+from woqfx.disk.manifest import FileFacts, Manifest, natural
+from woqfx.disk.writer import SHARD_BYTES, Parts, open_writer
 from woqfx.done import Done
 from woqfx.errors import OutputError, SourceError
 from woqfx.format import StoredWeight
-from woqfx.manifest import FileFacts, Manifest, natural
 from woqfx.memory import single_threaded
 from woqfx.planning import IN_PROGRESS, Plan
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.reporting import Report, reporting
 from woqfx.source import Source
-from woqfx.writer import SHARD_BYTES, Parts, open_writer
 
 
 def quantize_tensors(source: Source, plan: Plan, names: list[str], workers: int = 1) -> Iterator[Done]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from woqfx.activations import IN_MEMORY
+from woqfx.blocks.activations import IN_MEMORY
 
 if TYPE_CHECKING:
-    from woqfx.blocks import BlockInfo
+    from woqfx.blocks.finding import BlockInfo
     from woqfx.planning import LayerPlan
     from woqfx.source import Source
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from woqfx.backend import Support
-from woqfx.checkpoint import Checkpoint
 from woqfx.cpu import this_cpu
+from woqfx.disk.checkpoint import Checkpoint
+from woqfx.disk.journal import Journal
+from woqfx.disk.manifest import MANIFEST
+from woqfx.disk.output import JOURNAL, WORK, items_of
 from woqfx.format import StoredModel
-from woqfx.journal import Journal
 from woqfx.loading import open_checkpoint
-from woqfx.manifest import MANIFEST
-from woqfx.output import JOURNAL, WORK, items_of
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme

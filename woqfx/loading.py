@@ -9,14 +9,14 @@ from pathlib import Path
 from torch import nn
 
 from woqfx.backend import Backend
-from woqfx.checkpoint import Checkpoint, is_checkpoint
 from woqfx.config import build
 from woqfx.cpu import this_cpu
+from woqfx.disk.checkpoint import Checkpoint, is_checkpoint
+from woqfx.disk.manifest import short
 from woqfx.done import Done
 from woqfx.errors import CheckpointError, PlanError, UnknownNameError
 from woqfx.format import StoredModel
 from woqfx.layers import find_layers, install
-from woqfx.manifest import short
 from woqfx.planning import Plan, no_outliers
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor

@@ -15,9 +15,9 @@ import torch
 
 from woqfx.algorithm import Algorithm, Layer, Statistics
 from woqfx.backend import Backend, Support
-from woqfx.blocks import BlockInfo, find_blocks
+from woqfx.blocks.composition import Composition, blamed, read_composition
+from woqfx.blocks.finding import BlockInfo, find_blocks
 from woqfx.calibration import CalibrationRequest, check_calibration
-from woqfx.composition import Composition, blamed, read_composition
 from woqfx.compute import ComputeDType
 from woqfx.cpu import this_cpu
 from woqfx.errors import PlanError, SchemeError, WoqfxError

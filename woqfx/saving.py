@@ -8,16 +8,16 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from woqfx.backend import PackedWeight
-from woqfx.checkpoint import small_files
+from woqfx.disk.checkpoint import small_files
+from woqfx.disk.manifest import Manifest, natural
+from woqfx.disk.writer import Parts, open_writer
 from woqfx.done import Done
 from woqfx.format import StoredWeight
 from woqfx.layers import packed_weights
-from woqfx.manifest import Manifest, natural
 from woqfx.provenance import provenance_of
 from woqfx.skeleton import named_state, tied_aliases
 from woqfx.source import TensorInfo
 from woqfx.source.module import config_of, generation_of
-from woqfx.writer import Parts, open_writer
 
 
 def save(model: nn.Module, out: Path, *, overwrite: bool) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.cache import default_cache
 from benchmarks.make_model import Llama, make_model
-from woqfx.tensorfile import TensorFile
+from woqfx.disk.tensorfile import TensorFile
 
 _NAMES = {
     "model.embed_tokens": "token_embd",

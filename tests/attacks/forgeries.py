@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import woqfx
-from woqfx.checkpoint import Checkpoint
+from woqfx.disk.checkpoint import Checkpoint
 from woqfx.errors import WoqfxError
 
 MANIFEST = "woqfx.json"

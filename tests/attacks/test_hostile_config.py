@@ -11,7 +11,7 @@ import torch
 from forgeries import Forgery, read_all, refused
 
 import woqfx
-from woqfx.checkpoint import Checkpoint
+from woqfx.disk.checkpoint import Checkpoint
 
 TRAP = """
 import pathlib

@@ -116,7 +116,7 @@ def test_a_file_cut_short(forgery: Forgery, left: int) -> None:
 
 
 def test_a_file_cut_short_after_it_was_opened(forgery: Forgery) -> None:
-    from woqfx.checkpoint import Checkpoint
+    from woqfx.disk.checkpoint import Checkpoint
     from woqfx.errors import CheckpointError
 
     checkpoint = Checkpoint(forgery.path)

@@ -9,7 +9,7 @@ import pytest
 
 import woqfx
 from woqfx import events
-from woqfx.checkpoint import Checkpoint
+from woqfx.disk.checkpoint import Checkpoint
 
 
 def test_like_weights_are_one_line_with_the_range_of_their_errors(run, checkpoint):

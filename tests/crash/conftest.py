@@ -16,8 +16,8 @@ import pytest
 from folders_of_models import digests as all_digests
 from folders_of_models import saved
 
-from woqfx.blockreport import TIMINGS
-from woqfx.checkpoint import Checkpoint
+from woqfx.blocks.report import TIMINGS
+from woqfx.disk.checkpoint import Checkpoint
 from woqfx.errors import CheckpointError, UnfinishedError
 
 HERE = Path(__file__).parent

@@ -116,7 +116,7 @@ def _work(trial: Trial) -> dict[str, Any]:
     from disk import Disk
     from steps import Steps, die, die_in_the_middle, fail
 
-    from woqfx import writer
+    from woqfx.disk import writer
     from woqfx.engine import write_checkpoint
 
     writer._COMMIT_SECONDS = 0.0 if trial.every_item else 2.0

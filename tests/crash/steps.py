@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing import Self
 
-#: What `woqfx.durable`, the journal, the writer and the output are made of.
+#: What `woqfx.disk.durable`, the journal, the writer and the output are made of.
 STEPS = ("open", "write", "ftruncate", "fdatasync", "fsync", "replace", "unlink", "mkdir", "rmdir")
 
 Act = Callable[[str, Callable[..., Any], tuple[Any, ...]], None]

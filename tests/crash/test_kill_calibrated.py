@@ -8,8 +8,8 @@ import random
 import pytest
 from disk import LOSSES
 
-from woqfx.journal import Journal
-from woqfx.output import JOURNAL, WORK
+from woqfx.disk.journal import Journal
+from woqfx.disk.output import JOURNAL, WORK
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def test_rules_give_each_layer_its_own_scheme(model, tmp_path):
     folder, _ = model
     rules = ["*.mlp.*=int8", ("*.down_proj", "keep"), "re:.*layers\\.0\\.self_attn\\.[qk]_proj=dtype:nf4,group_size:16"]
     out = write(folder, tmp_path / "out", rules=rules)
-    from woqfx.checkpoint import Checkpoint
+    from woqfx.disk.checkpoint import Checkpoint
 
     checkpoint = Checkpoint(out)
     kinds = {

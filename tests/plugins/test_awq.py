@@ -12,8 +12,8 @@ from tiny_models import FAMILIES
 from torch import Tensor, nn
 
 from woqfx import Block, Call, Feed, Layer, Scheme, Statistics, quantize_nearest, registry
-from woqfx.feeds import find_feeds
-from woqfx.folding import fold
+from woqfx.blocks.feeds import find_feeds
+from woqfx.blocks.folding import fold
 from woqfx.testing import AlgorithmSuite
 from woqfx_awq.awq import AWQ, AWQOptions
 from woqfx_awq.fed import FedWeight

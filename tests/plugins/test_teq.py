@@ -10,7 +10,7 @@ from tiny_blocks import make_block, tiny_blocks
 from torch import Tensor, nn
 
 from woqfx import Block, Call, Fold, Layer, Scheme, WoqfxError, data_fit, quantize_nearest, registry
-from woqfx.feeds import find_feeds
+from woqfx.blocks.feeds import find_feeds
 from woqfx.testing import AlgorithmSuite, DataAlgorithmSuite
 from woqfx_teq.rounding import find_clipping, straight_through
 from woqfx_teq.teq import TEQ, TEQOptions

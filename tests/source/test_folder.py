@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from tiny_models import FAMILIES, processor_seconds, tiny_config, tiny_model
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from woqfx.disk.tensorfile import layout
 from woqfx.errors import SourceError
 from woqfx.skeleton import build_skeleton, named_state
 from woqfx.source import FolderSource, ModuleSource, TensorInfo
-from woqfx.tensorfile import layout
 
 if TYPE_CHECKING:
     from pathlib import Path

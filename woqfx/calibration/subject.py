@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from woqfx.disk.manifest import CONFIG, as_json
 from woqfx.errors import CalibrationError
-from woqfx.manifest import CONFIG, as_json
 from woqfx.original import original_of
 
 if TYPE_CHECKING:

@@ -54,7 +54,7 @@ def command(folder: Path, backend: str, every: bool, verify: bool, as_json: bool
 
 
 def _verify(found: Inspection | UnfinishedRun) -> None:
-    from woqfx.checkpoint import Checkpoint
+    from woqfx.disk.checkpoint import Checkpoint
 
     Checkpoint(found.path).verify()
 

@@ -27,7 +27,7 @@ def load_quantized(folder: str, backend: str) -> nn.Module:
 
 def load_any(model: str, backend: str) -> nn.Module:
     """A checkpoint, or a model that is not quantized."""
-    from woqfx.checkpoint import is_checkpoint
+    from woqfx.disk.checkpoint import is_checkpoint
     from woqfx.original import load_original
     from woqfx.plugins import registry
 

@@ -45,7 +45,7 @@ def command(folder: Path, to: Path | None, overwrite: bool, backend: str, as_jso
 
 
 def _write(path: Path, page: str, overwrite: bool) -> None:
-    from woqfx.durable import explained
+    from woqfx.disk.durable import explained
     from woqfx.errors import OutputError
 
     try:

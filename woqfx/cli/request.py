@@ -194,7 +194,7 @@ class RequestCommand(click.Command):
 
 def planned(source: Source, request: dict[str, Any], workers: int = 1) -> Plan:
     """The plan for what a `RequestCommand` was asked; with --target-bits, layers are measured, which a bar shows."""
-    from woqfx.mixing import plan_within
+    from woqfx.mixed.mixing import plan_within
     from woqfx.planning import Request
 
     target_bits = request.pop("target_bits")

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from woqfx.blockreport import TIMINGS, VERSION
+from woqfx.blocks.report import TIMINGS, VERSION
+from woqfx.disk.manifest import REPORT, short
 from woqfx.errors import CheckpointError, SourceError
 from woqfx.inspection import Inspection, UnfinishedRun, inspect
-from woqfx.manifest import REPORT, short
 from woqfx.source.files import ModelFolder
 
 MAX_REPORT = 256 << 20  # bytes; a block of a large mixture of experts takes about a megabyte

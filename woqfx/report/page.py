@@ -8,8 +8,8 @@ from math import prod
 from typing import Any
 
 import woqfx
+from woqfx.disk.manifest import natural
 from woqfx.inspection import WeightFacts
-from woqfx.manifest import natural
 from woqfx.report.blocks import block_sections, errors_chart
 from woqfx.report.facts import Report
 from woqfx.report.html import Markup, definitions, figures, folded, section, table

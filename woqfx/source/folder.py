@@ -7,6 +7,7 @@ import weakref
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from woqfx.disk.tensorfile import TensorFile
 from woqfx.errors import SourceError
 from woqfx.skeleton import build_skeleton
 from woqfx.source.base import TensorInfo
@@ -14,7 +15,6 @@ from woqfx.source.conversion import Conversion
 from woqfx.source.files import MAX_CONFIG, MAX_INDEX, ModelFolder, parse_object
 from woqfx.source.metadata import GENERATION_CONFIG, folder_sidecars, generation_sidecar, prevailing_dtype
 from woqfx.source.stored import StoredSource
-from woqfx.tensorfile import TensorFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from woqfx.algorithm import Algorithm, Layer, Statistics
-from woqfx.block import Call
-from woqfx.blockwise import BlockWork, Loaded, QuantizedBlock
-from woqfx.checking import check_rounded
-from woqfx.composition import Composition
+from woqfx.blocks.block import Call
+from woqfx.blocks.checking import check_rounded
+from woqfx.blocks.composition import Composition
+from woqfx.blocks.steps import BlockWork, Loaded, QuantizedBlock
 from woqfx.nearest import quantize_nearest
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor

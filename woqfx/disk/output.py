@@ -1,0 +1,169 @@
+"""The folder that a run writes into: who may, what is unfinished there, and how what is finished appears.
+
+While a run is unfinished its output folder holds two things of its own. `woqfx-unfinished.jsonl` is the journal: it is
+there before anything else and goes last, so an output is unfinished exactly as long as it is there; and who has it
+locked is the only one to write. `woqfx-unfinished/` holds the files as they are made. When all are safe on disk, a last
+journal record lists them; from then on nothing is lost if the folder is changed, and they are moved up one by one, the
+manifest last. So a folder with a manifest is complete, and a checkpoint that was there before stays whole until its
+successor is safe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from woqfx.disk import durable
+from woqfx.disk.journal import Contents, Journal
+from woqfx.disk.manifest import MANIFEST, MAX_MANIFEST, Manifest
+from woqfx.errors import CheckpointError, OutputError, WoqfxError
+from woqfx.source.files import ModelFolder
+
+WORK = "woqfx-unfinished"
+JOURNAL = "woqfx-unfinished.jsonl"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last record of a journal: the files to move up, with their sizes, and the earlier checkpoint's that go."""
+
+    files: Mapping[str, int]
+    stale: Sequence[str]
+
+    def check(self, out: Path) -> None:
+        """Check that every file is there, up or not. Raises `CheckpointError`."""
+        for name, nbytes in self.files.items():
+            sizes = [path.stat().st_size for path in (out / WORK / name, out / name) if path.is_file()]
+            if nbytes not in sizes[:1]:
+                raise CheckpointError(
+                    f"{out / WORK / name}, part of an unfinished run, is not as the journal left it; "
+                    "start afresh with overwrite=True (--overwrite), and check the disk"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """As the journal holds it."""
+        return {"files": dict(self.files), "stale": list(self.stale)}
+
+
+def finished(records: Sequence[Mapping[str, Any]]) -> Finished | None:
+    """The record that says that every file is safe, if the run came so far."""
+    return next((Finished(record["files"], record["stale"]) for record in records if "files" in record), None)
+
+
+def items_of(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records of items that were written."""
+    return [record for record in records if "item" in record]
+
+
+def claim(out: Path, run: Mapping[str, Any], *, overwrite: bool, resumable: bool) -> Journal:
+    """Lock `out` for a run, and return its journal: a new one, or that of the same run, which was stopped.
+
+    A run that is not `resumable`, since its source lives in one process only, starts again instead of going on. With
+    `overwrite` an unfinished run that was asked for differently gives way.
+
+    Raises `OutputError` if another process is writing there, or if the folder holds something that would be lost;
+    `CheckpointError` if the journal that is there is damaged.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file: give a folder")
+    if (out / WORK).is_symlink():
+        raise OutputError(f"{out / WORK} is a symbolic link, and is not followed: remove it")
+    earlier = Journal.peek(out / JOURNAL)
+    replace = overwrite
+    if earlier is not None:
+        same = earlier.run == json.loads(json.dumps(run))
+        if (same and not resumable) or (overwrite and not same):
+            _give_way(out, earlier)
+            replace = True
+    if not (out / JOURNAL).exists():
+        _refuse_strangers(out)
+        _refuse_finished(out, replace=replace)
+    durable.make_folder(out)
+    journal = Journal.open(out / JOURNAL, run)
+    try:
+        if not journal.records:
+            _start(out, journal, replace=replace)
+        durable.make_folder(out / WORK)
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+def _refuse_strangers(out: Path) -> None:
+    if out.is_dir() and not (out / MANIFEST).exists():
+        with durable.explained(out):
+            strangers = sorted(entry.name for entry in out.iterdir() if entry.name != WORK)
+        if strangers:
+            raise OutputError(f"{out} holds other files, {strangers[0]} for one: choose an empty or a new folder")
+
+
+def _refuse_finished(out: Path, *, replace: bool) -> None:
+    if (out / MANIFEST).exists() and not replace:
+        raise OutputError(
+            f"{out} holds a finished checkpoint: pass overwrite=True (--overwrite) or choose another folder"
+        )
+
+
+def _start(out: Path, journal: Journal, *, replace: bool) -> None:
+    """Clear what an earlier run left behind, unless another process has finished since the folder was looked at."""
+    try:
+        _refuse_finished(out, replace=replace)
+    except OutputError:
+        durable.remove(journal.path)
+        raise
+    _clear_work(out)
+
+
+def _give_way(out: Path, earlier: Contents) -> None:
+    """End an unfinished run that will not go on: complete it if all of it is there, otherwise forget it.
+
+    Completing it, when it was stopped while its files were moved up, leaves a folder that is of a piece.
+    """
+    if finished(earlier.records) is None:
+        Journal.discard(out / JOURNAL)
+        return
+    with Journal.open(out / JOURNAL, earlier.run) as journal:
+        publish(out, journal)
+
+
+def files_of(out: Path) -> set[str]:
+    """The files of the checkpoint in `out`, as far as its manifest can be read; empty if there is none."""
+    try:
+        data = ModelFolder(out).read(MANIFEST, MAX_MANIFEST)
+        return set() if data is None else set(Manifest.parse(data, out / MANIFEST).files)
+    except WoqfxError:
+        return set()
+
+
+def publish(out: Path, journal: Journal) -> None:
+    """Move the finished files up, the manifest last, and end the run. Any step may have been done by a killed run."""
+    record = finished(journal.records)
+    assert record is not None
+    record.check(out)
+    work = out / WORK
+    if (work / MANIFEST).exists():
+        durable.remove(out / MANIFEST)
+        for name in record.files:
+            if (work / name).exists():
+                durable.replace(work / name, out / name)
+        for name in record.stale:
+            durable.remove(out / name)
+        durable.replace(work / MANIFEST, out / MANIFEST)
+    _clear_work(out)
+    durable.remove(journal.path)
+    journal.close()
+
+
+def _clear_work(out: Path) -> None:
+    work = out / WORK
+    if work.is_dir():
+        with durable.explained(work):
+            for path in sorted(work.iterdir()):
+                durable.remove(path)
+            os.rmdir(work)  # noqa: PTH106 - durable steps are calls of `os`
+        durable.sync_folder(out)

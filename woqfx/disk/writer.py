@@ -1,0 +1,263 @@
+"""Filling an output folder so that a run can be killed at any point and go on.
+
+Shards are written front to back, in the order of the plan, into the folder's work place. The journal says up to where
+each of them is safe on disk, and what the bytes up to there hash to; a run that goes on checks that, cuts off what
+lies behind, and continues there. `woqfx.disk.output` describes how the finished files appear.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from woqfx.disk import durable
+from woqfx.disk.journal import Journal
+from woqfx.disk.manifest import INDEX, MANIFEST, FileFacts, Manifest, as_json
+from woqfx.disk.output import JOURNAL, WORK, Finished, claim, files_of, finished, items_of, publish
+from woqfx.disk.tensorfile import Layout, layout, raw_bytes
+from woqfx.errors import CheckpointError, OutputError
+
+#: The largest weight file to write; larger models get several.
+SHARD_BYTES = 4_000_000_000
+
+_COMMIT_SECONDS = 2.0
+_COMMIT_BYTES = 256 << 20
+_SINGLE = "model.safetensors"
+
+#: A tensor's parts in the order in which they are written: stored name, type, shape.
+Parts = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class _Shard:
+    name: str
+    layout: Layout
+    items: tuple[str, ...]
+
+
+class Writer:
+    """An output folder being filled, item by item, in the order of `items`. Made by `open_writer`.
+
+    An item is one parameter of the model: its parts are written together. `facts` holds those that are
+    written, by an earlier run or this one, with what was noted of each.
+    """
+
+    def __init__(self, folder: Path, journal: Journal, items: Mapping[str, Parts], shard_bytes: int) -> None:
+        self.folder, self.work, self._journal = folder, folder / WORK, journal
+        self._shards = _plan_shards(items, shard_bytes)
+        self._shard_of = {item: shard for shard in self._shards for item in shard.items}
+        self._pending: list[dict[str, Any]] = []  # journal records of what is not safe yet
+        self._pending_bytes = 0
+        self._last_commit = time.monotonic()
+        self._fd: int | None = None  # of the shard that is being written
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._complete: dict[str, FileFacts] = {}
+        self._finished = finished(journal.records)
+        written = items_of(journal.records)
+        self.facts: dict[str, Any] = {record["item"]: record["facts"] for record in written}
+        if self._finished is not None:
+            self._finished.check(folder)
+        else:
+            self._resume({record["file"]: record for record in written})
+
+    def _resume(self, last: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on where an earlier run was. `last` is the newest journal record of each shard that was begun."""
+        for shard in self._shards:
+            if shard.name not in last:
+                return
+            path = self.work / shard.name
+            self._size = last[shard.name]["bytes"]
+            self._hash = _hash_of_prefix(path, self._size, last[shard.name]["sha256"])
+            if last[shard.name]["item"] != shard.items[-1]:
+                with durable.explained(path):
+                    self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                    durable.truncate(self._fd, self._size)
+                    os.lseek(self._fd, self._size, os.SEEK_SET)
+                return
+            self._complete[shard.name] = FileFacts(self._size, self._hash.hexdigest())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was to be written is safe: it may only have to be published."""
+        return self._finished is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of complete and begun shards."""
+        return sum(facts.nbytes for facts in self._complete.values()) + (self._size if self._fd is not None else 0)
+
+    def write(self, item: str, parts: Mapping[str, Tensor], facts: Any, *, commit: bool = False) -> bool:
+        """Write the next item. `facts` go into the journal and come back as `facts`. True if this committed.
+
+        It commits by itself now and then, and if it is told to.
+
+        Raises `OutputError` if the parts are not what was planned, or cannot be written.
+        """
+        shard = self._shard_of[item]
+        with durable.explained(self.work / shard.name):
+            if self._fd is None:
+                self._begin(shard)
+            for name, part in parts.items():
+                entry = shard.layout.entries[name]
+                if (entry.dtype, entry.shape, entry.start) != (part.dtype, tuple(part.shape), self._size):
+                    raise OutputError(f"{name}: {part.dtype} {list(part.shape)} came where the plan has {entry}")
+                self._append(raw_bytes(part.contiguous()))
+        self.facts[item] = facts
+        digest = self._hash.hexdigest()
+        self._pending.append({"item": item, "file": shard.name, "bytes": self._size, "sha256": digest, "facts": facts})
+        ends_shard = item == shard.items[-1]
+        late = time.monotonic() - self._last_commit >= _COMMIT_SECONDS
+        if not (commit or ends_shard or late or self._pending_bytes >= _COMMIT_BYTES):
+            return False
+        self._commit(shard)
+        if ends_shard:
+            self._complete[shard.name] = FileFacts(self._size, digest)
+            self._let_go()
+        return True
+
+    def _begin(self, shard: _Shard) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(self.work / shard.name, flags, 0o666)
+        durable.sync_folder(self.work)
+        self._hash, self._size = hashlib.sha256(), 0
+        self._append(shard.layout.header)
+
+    def _append(self, data: bytes | memoryview) -> None:
+        assert self._fd is not None
+        durable.append(self._fd, data)
+        self._hash.update(data)
+        self._size += len(data)
+        self._pending_bytes += len(data)
+
+    def _commit(self, shard: _Shard) -> None:
+        """Make all that was written safe, then say so in the journal."""
+        assert self._fd is not None
+        with durable.explained(self.work / shard.name):
+            durable.sync(self._fd)
+        self._journal.append(self._pending)
+        self._pending, self._pending_bytes, self._last_commit = [], 0, time.monotonic()
+
+    def finish(
+        self,
+        small_files: Callable[[], Mapping[str, bytes]],
+        manifest: Callable[[Mapping[str, FileFacts]], Manifest],
+    ) -> None:
+        """Write the small files and the manifest, then publish everything.
+
+        `manifest` is given the facts of all files, by name. Neither is called if an earlier run came so far.
+        """
+        if self._finished is None:
+            texts = dict(small_files())
+            if len(self._shards) > 1:
+                texts[INDEX] = self._index()
+            files = self._complete | {name: FileFacts.of(text) for name, text in texts.items()}
+            texts[MANIFEST] = manifest(files).to_bytes()
+            for name, text in sorted(texts.items()):
+                durable.write_file(self.work / name, text)
+            sizes = {name: facts.nbytes for name, facts in sorted(files.items())}
+            self._finished = Finished(sizes, sorted(files_of(self.folder) - set(files)))
+            self._journal.append([self._finished.to_json()])
+        publish(self.folder, self._journal)
+
+    def _index(self) -> bytes:
+        where = {name: shard.name for shard in self._shards for name in shard.layout.entries}
+        total = sum(entry.nbytes for shard in self._shards for entry in shard.layout.entries.values())
+        return as_json({"metadata": {"total_size": total}, "weight_map": where})
+
+    def close(self) -> None:
+        """Let go of the folder, keeping what was committed."""
+        self._let_go()
+        self._journal.close()
+
+    def _let_go(self) -> None:
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+
+def open_writer(
+    out: Path,
+    items: Mapping[str, Parts],
+    run: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    resumable: bool = True,
+    shard_bytes: int = SHARD_BYTES,
+    check: Callable[[Writer], None] | None = None,
+) -> Writer:
+    """Start filling `out`, or go on with a run of the same description `run` that was stopped.
+
+    Refuses what `woqfx.disk.output.claim` refuses. Raises `CheckpointError` if what the stopped run left is not as its
+    journal says, or if `check`, which is asked unless all was done, raises it; with `overwrite` it is thrown away
+    instead, unless it only cannot be read now.
+    """
+
+    def attempt() -> Writer:
+        journal = claim(out, run, overwrite=overwrite, resumable=resumable)
+        try:
+            writer = Writer(out, journal, items, shard_bytes)
+            if check is not None and not writer.is_complete:
+                check(writer)
+            return writer
+        except BaseException:
+            journal.close()
+            raise
+
+    try:
+        return attempt()
+    except CheckpointError as error:
+        unreadable = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+        if unreadable or not overwrite:
+            raise
+    Journal.discard(out / JOURNAL)
+    return attempt()
+
+
+def _plan_shards(items: Mapping[str, Parts], shard_bytes: int) -> list[_Shard]:
+    """Fill files in order; an item is not split."""
+    groups: list[dict[str, Parts]] = []
+    room = 0
+    for item, parts in items.items():
+        size = sum(dtype.itemsize * torch.Size(shape).numel() for dtype, shape in parts.values())
+        if not groups or size > room:
+            groups.append({})
+            room = shard_bytes
+        groups[-1][item] = parts
+        room -= size
+    count = len(groups)
+    names = [_SINGLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+    return [
+        _Shard(
+            name,
+            layout({n: spec for parts in group.values() for n, spec in parts.items()}, {"format": "pt"}),
+            tuple(group),
+        )
+        for name, group in zip(names, groups, strict=True)
+    ]
+
+
+def _hash_of_prefix(path: Path, size: int, expected: str) -> Any:
+    """The state of SHA-256 after the first `size` bytes, which the journal says are safe: check that they are."""
+    digest, left = hashlib.sha256(), size
+    afresh = "start afresh with overwrite=True (--overwrite)"
+    try:
+        with path.open("rb") as file:
+            while left and (block := file.read(min(left, 1 << 20))):
+                digest.update(block)
+                left -= len(block)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}, part of an unfinished run, cannot be read: {error.strerror}; {afresh}"
+        ) from error
+    if left or digest.hexdigest() != expected:
+        raise CheckpointError(f"{path}, part of an unfinished run, is not as the journal left it; {afresh}")
+    return digest

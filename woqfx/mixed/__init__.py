@@ -1,0 +1,1 @@
+"""Mixed precision: which layers get more bits, measured on data, within a budget."""
