@@ -10,7 +10,8 @@ import pytest
 from fakedist import install
 
 from woqfx.errors import CollisionError, PluginError, UnknownNameError
-from woqfx.plugins import KINDS, PluginWarning, Registry, Settings
+from woqfx.plugins import KINDS, PluginWarning, Registry
+from woqfx.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,8 @@ from fakedist import good_dtype, install
 import woqfx
 from woqfx.errors import CollisionError, PluginError, UnknownNameError
 from woqfx.events import Committed, Event
-from woqfx.plugins import KINDS, PluginWarning, Registry, Settings
+from woqfx.plugins import KINDS, PluginWarning, Registry
+from woqfx.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

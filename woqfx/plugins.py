@@ -3,12 +3,7 @@
 Plugins are found through the entry-point group `woqfx`; the built-ins come the same way. Each is loaded
 in a guard of its own: a broken one is reported by name and distribution, and the rest works.
 
-Environment:
-
-* `WOQFX_PLUGINS=a,b,no:c`: also load `a` and `b` (entry points, or modules to import); never load `c`.
-  Where two distributions use one entry-point name, `distribution:name` means one of them.
-* `WOQFX_DISABLE_PLUGIN_AUTOLOAD=1`: load nothing but what `WOQFX_PLUGINS` names.
-* `WOQFX_STRICT_PLUGINS=1`: the first problem of any plugin is an error.
+`woqfx.settings` says which are loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +11,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +24,7 @@ import pluggy
 
 from woqfx import hookspecs
 from woqfx.errors import CollisionError, PluginError, UnknownNameError
+from woqfx.settings import Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,27 +84,6 @@ class Plugin:
         """How messages call it."""
         owner = f"{self.distribution} {self.version}".strip()
         return f"plugin {self.name!r} of {owner}" if owner else f"plugin {self.name!r}"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Which plugins to load; read from the environment by default."""
-
-    autoload: bool = True
-    load: tuple[str, ...] = ()
-    block: frozenset[str] = frozenset()
-    strict: bool = False
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Read the variables that the module's docstring lists."""
-        listed = [name.strip() for name in environment.get("WOQFX_PLUGINS", "").split(",") if name.strip()]
-        return cls(
-            autoload=environment.get("WOQFX_DISABLE_PLUGIN_AUTOLOAD", "") in ("", "0"),
-            load=tuple(name for name in listed if not name.startswith("no:")),
-            block=frozenset(name.removeprefix("no:") for name in listed if name.startswith("no:")),
-            strict=environment.get("WOQFX_STRICT_PLUGINS", "") not in ("", "0"),
-        )
 
 
 class Registry:
