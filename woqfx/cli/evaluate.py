@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from woqfx.cli import text
 from woqfx.cli.models import load_any, load_tokenizer
@@ -24,13 +25,14 @@ _CHARACTERS = 32  # read per token wanted; tokens are shorter in every common sc
 
 @click.command(
     "eval",
-    short_help="Measure perplexity, and the distance to the original.",
+    short_help="Measure perplexity, the distance to the original, or scores at tasks.",
     epilog="""\b
 Examples:
   woqfx eval out/
   woqfx eval out/ --against path/to/model
   woqfx eval out/ --text wiki.test.raw --tokens 100000 --context 2048
   woqfx eval path/to/model --json
+  woqfx eval out/ --tasks hellaswag,piqa --limit 200 --against path/to/model
 """,
 )
 @click.argument("model")
@@ -55,8 +57,35 @@ Examples:
 )
 @click.option("--backend", default="torch_cpu", show_default=True, metavar="NAME", help="What runs a checkpoint.")
 @click.option("--json", "as_json", is_flag=True, help="The numbers as one JSON object.")
+@click.option(
+    "--tasks",
+    metavar="NAMES",
+    help="Instead of a text: tasks of lm-evaluation-harness, with commas between (needs the extra `eval`).",
+)
+@click.option(
+    "--task-folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="More tasks: .yaml files as the harness describes them.",
+)
+@click.option("--shots", type=click.IntRange(min=0), metavar="N", help="Solved examples before each question.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Ask only the first N examples of each task.")
+@click.option(
+    "--batch", default=1, show_default=True, type=click.IntRange(min=1), metavar="N", help="Examples at a time."
+)
+@click.pass_context
 def command(
-    model: str, against: str | None, file: Path | None, tokens: int, context: int, backend: str, as_json: bool
+    ctx: click.Context,
+    /,
+    model: str,
+    against: str | None,
+    file: Path | None,
+    tokens: int,
+    context: int,
+    backend: str,
+    as_json: bool,
+    tasks: str | None,
+    **task_options: Any,
 ) -> None:
     """Measure how well MODEL predicts a text: the lower its perplexity, the better.
 
@@ -65,7 +94,17 @@ def command(
     token, and agreement how often both would choose the same next token.
 
     Numbers compare only for the same text, tokens and context.
+
+    With --tasks, MODEL is asked the questions of lm-evaluation-harness instead.
     """
+    _one_kind(ctx, tasks)
+    if tasks is not None:
+        from woqfx.cli.tasks import evaluate_tasks
+
+        asked = {"tasks": [name.strip() for name in tasks.split(",") if name.strip()]}
+        asked |= {name: task_options[name] for name in ("shots", "limit", "batch")}
+        evaluate_tasks(model, against, backend, asked, task_options["task_folder"], as_json)
+        return
     from woqfx.evaluate import compare, perplexity
 
     words, label = _text(file, tokens)
@@ -82,6 +121,19 @@ def command(
         click.echo(json.dumps(what | _numbers(result), indent=1))
     else:
         _show(what, result)
+
+
+_OF_TEXT = ("file", "tokens", "context")
+_OF_TASKS = ("task_folder", "shots", "limit", "batch")
+
+
+def _one_kind(context: click.Context, tasks: str | None) -> None:
+    """Options of the other kind of measurement would do nothing."""
+    names = {parameter.name: parameter.opts[-1] for parameter in context.command.params}
+    for name in _OF_TASKS if tasks is None else _OF_TEXT:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            other = "needs --tasks" if tasks is None else "is for a text, and --tasks asks questions instead"
+            raise click.UsageError(f"{names[name]} {other}")
 
 
 def _text(file: Path | None, tokens: int) -> tuple[str, str]:
