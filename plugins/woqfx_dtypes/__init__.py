@@ -1,4 +1,4 @@
-"""The built-in weight dtypes: int8, int4_fullrange, int4_clip, nf4 and fp4_e2m1."""
+"""The built-in weight dtypes: integer grids of 2 to 8 bits, and codebooks of 4."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import woqfx
 
 @woqfx.hookimpl
 def woqfx_dtypes() -> list[woqfx.DType]:
-    """Give the five; imported when asked for, since they need torch."""
-    from woqfx_dtypes.grids import FP4E2M1, NF4, Int4Clip, Int4FullRange, Int8
+    """Give them; imported when asked for, since they need torch."""
+    from woqfx_dtypes import grids
 
-    return [Int8(), Int4FullRange(), Int4Clip(), NF4(), FP4E2M1()]
+    integers = [grids.Int8(), grids.Int7(), grids.Int6(), grids.Int5(), grids.Int3(), grids.Int2()]
+    codebooks = [grids.NF4(), grids.FP4E2M1(), grids.FP4BNB(), grids.FP4E2M1ITREX(), grids.IQ4NL()]
+    return [*integers, grids.Int4FullRange(), grids.Int4Clip(), *codebooks]

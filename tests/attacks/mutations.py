@@ -28,7 +28,7 @@ def _manifest(forgery: Forgery, chance: Random) -> bool:
         _flip(forgery, MANIFEST, chance)
         return True
     try:
-        forgery.edit(lambda manifest: _edit(manifest, chance))
+        forgery.edit(lambda manifest: edit(manifest, chance))
     except ValueError:  # an earlier change has left it unreadable
         _flip(forgery, MANIFEST, chance)
     return True
@@ -38,7 +38,7 @@ def _header(forgery: Forgery, chance: Random) -> bool:
     signed = chance.random() < 0.9
     before = (forgery.path / MANIFEST).read_bytes()
     try:
-        forgery.reheader(lambda header: _edit(header, chance))
+        forgery.reheader(lambda header: edit(header, chance))
     except (ValueError, KeyError, TypeError, AttributeError):  # unreadable after an earlier change
         _flip(forgery, "model.safetensors", chance)
     if not signed:
@@ -72,7 +72,7 @@ def _flip(forgery: Forgery, name: str, chance: Random) -> None:
     path.write_bytes(data)
 
 
-def _edit(tree: Any, chance: Random) -> None:
+def edit(tree: Any, chance: Random) -> None:
     """Replace, remove, copy or rename something in a parsed JSON document."""
     places = list(_places(tree))
     if not places:

@@ -11,6 +11,7 @@ import hashlib
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,14 @@ from woqfx.disk.tensorfile import TensorFile
 from woqfx.errors import CheckpointError, SourceError, UnfinishedError, UnknownNameError
 from woqfx.format import StoredModel, StoredWeight
 from woqfx.plugins import registry
-from woqfx.provenance import Provenance
 from woqfx.qtensor import QTensor
+from woqfx.source.base import TensorInfo
 from woqfx.source.files import MAX_CONFIG, ModelFolder
 from woqfx.source.metadata import MAX_SIDECAR
+
+#: What config.json gives transformers as the name of the weight file. A transformers that has not heard of woqfx would
+#: warn, load nothing and initialise weights at random; so it stops at a file that is not there, whose name says why.
+TRANSFORMERS_WEIGHTS = "import woqfx.transformers to load this woqfx checkpoint.safetensors"
 
 
 class Checkpoint(StoredModel):
@@ -86,13 +91,14 @@ class Checkpoint(StoredModel):
             raise CheckpointError(f"{where}: {error}") from error
         if not weight.scheme.symmetric and not dtype.has_asymmetric:
             raise CheckpointError(f"{where} has zero points, and {dtype.name} has no asymmetric form")
-        specs = QTensor.specs(dtype, weight.scheme, weight.shape, ordered="order" in self._parts[name])
-        if set(self._parts[name]) != set(specs):
+        found = self._parts[name]
+        specs = QTensor.specs(dtype, weight.scheme, weight.shape, ordered="order" in found, offsets="offsets" in found)
+        if set(found) != set(specs):
             raise CheckpointError(
-                f"{where}: the files hold its {sorted(self._parts[name])}, where its scheme needs {sorted(specs)}"
+                f"{where}: the files hold its {sorted(found)}, where its scheme needs {sorted(specs)}"
             )
         for suffix, (kind, shape) in specs.items():
-            stored = self._parts[name][suffix]
+            stored = found[suffix]
             file = self._places[stored]
             entry = file.entries[stored]
             if (entry.dtype, entry.shape) != (kind, shape):
@@ -118,15 +124,18 @@ class Checkpoint(StoredModel):
             config = self._folder.read_json(CONFIG, MAX_CONFIG)
         return None if config is None else harmless(config)
 
-    @property
+    @cached_property
     def weights(self) -> Mapping[str, StoredWeight]:
         """See `StoredModel.weights`."""
-        return self.manifest.weights
+        return {
+            name: replace(weight, ordered="order" in self._parts[name], offsets="offsets" in self._parts[name])
+            for name, weight in self.manifest.weights.items()
+        }
 
     @cached_property
     def _parts(self) -> dict[str, dict[str, str]]:
         """The stored names of each weight's parts, by suffix."""
-        parts: dict[str, dict[str, str]] = {name: {} for name in self.weights}
+        parts: dict[str, dict[str, str]] = {name: {} for name in self.manifest.weights}
         for stored in self._places:
             name, _, suffix = stored.rpartition(".")
             if name in parts:
@@ -134,10 +143,11 @@ class Checkpoint(StoredModel):
         return parts
 
     @cached_property
-    def kept(self) -> tuple[str, ...]:
+    def kept(self) -> Mapping[str, TensorInfo]:
         """See `StoredModel.kept`."""
         taken = {stored for parts in self._parts.values() for stored in parts.values()}
-        return tuple(name for name in self._places if name not in taken)
+        entries = {name: file.entries[name] for name, file in self._places.items() if name not in taken}
+        return {name: TensorInfo(entry.shape, entry.dtype) for name, entry in entries.items()}
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -146,12 +156,12 @@ class Checkpoint(StoredModel):
 
     @property
     def errors(self) -> Mapping[str, float | None]:
-        """The relative error |W - W'| / |W| of each quantized weight, as measured when it was made."""
+        """See `StoredModel.errors`."""
         return self.manifest.errors
 
     @property
     def request(self) -> Mapping[str, Any]:
-        """What was asked for when it was made: algorithm, options, scheme, rules."""
+        """See `StoredModel.request`."""
         return self.manifest.request
 
     @property
@@ -159,8 +169,17 @@ class Checkpoint(StoredModel):
         """The size of all files but the manifest."""
         return sum(facts.nbytes for facts in self.manifest.files.values())
 
-    def carried(self) -> dict[str, bytes]:
-        """The files that were carried over: tokenizer, generation config."""
+    def fingerprint(self) -> str:
+        """See `StoredModel.fingerprint`: the manifest, which has the SHA-256 of every file, and sizes and times."""
+        digest = hashlib.sha256(self.manifest.to_bytes())
+        with _of_checkpoint():
+            for file in self._files:
+                status = file.path.stat()
+                digest.update(repr((file.path.name, status.st_size, status.st_mtime_ns)).encode())
+        return digest.hexdigest()
+
+    def sidecars(self) -> dict[str, bytes]:
+        """See `StoredModel.sidecars`."""
         names = [n for n in self.manifest.files if n not in (CONFIG, INDEX) and not n.endswith(".safetensors")]
         with _of_checkpoint():
             found = {name: self._folder.read(name, MAX_SIDECAR) for name in names}
@@ -176,11 +195,6 @@ class Checkpoint(StoredModel):
     def read_kept(self, name: str) -> Tensor:
         """See `StoredModel.read_kept`."""
         return self._places[name].read(name)
-
-    def provenance(self) -> Provenance:
-        """What the loaded model shall remember."""
-        manifest = self.manifest
-        return Provenance(manifest.request, manifest.errors, self.config, manifest.aliases, self.carried())
 
     def verify(self) -> None:
         """Compare every file with the SHA-256 in the manifest. Reads all of them."""
@@ -210,7 +224,8 @@ def small_files(
     files = dict(sidecars)
     if config is not None:
         quantization = {"quant_method": "woqfx", "format": VERSION, "manifest": MANIFEST, **request}
-        files[CONFIG] = as_json({**config, "quantization_config": quantization}, sort_keys=True)
+        told = {**config, "quantization_config": quantization, "transformers_weights": TRANSFORMERS_WEIGHTS}
+        files[CONFIG] = as_json(told, sort_keys=True)
     return files
 
 
@@ -224,7 +239,7 @@ def _no_manifest(path: Path) -> CheckpointError:
         found = Journal.peek(path / JOURNAL)
         count = len(items_of(found.records)) if found else 0
         return UnfinishedError(
-            f"{path} holds an unfinished run ({count} tensors are done): run the same woqfx quantize again to go on, "
+            f"{path} holds an unfinished run ({count} tensors are done): run the same command again to go on, "
             f"or pass overwrite=True (--overwrite) to start afresh"
         )
     return CheckpointError(f"{path} has no {MANIFEST}: it is not a woqfx checkpoint (make one with woqfx quantize)")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -34,7 +34,7 @@ REPORT = "woqfx-report.json"
 MAX_MANIFEST = 32 << 20  # bytes; a weight takes some 200
 VERSION = 1
 
-_FLOAT_DTYPES: Mapping[str, torch.dtype] = {
+FLOAT_DTYPES: Mapping[str, torch.dtype] = {
     "float64": torch.float64,
     "float32": torch.float32,
     "float16": torch.float16,
@@ -58,6 +58,21 @@ class FileFacts:
         return cls(len(data), hashlib.sha256(data).hexdigest())
 
 
+class Marker(Protocol):
+    """The file that is written last, and makes a folder a finished output. It lists all the others."""
+
+    @property
+    def file_name(self) -> str:
+        """Its place in the folder."""
+
+    @property
+    def files(self) -> Mapping[str, FileFacts]:
+        """All the others, by name."""
+
+    def to_bytes(self) -> bytes:
+        """Its content."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What the manifest says. It holds no time, path or machine: the same model and request give the same bytes.
@@ -73,11 +88,16 @@ class Manifest:
     aliases: Mapping[str, str]
     files: Mapping[str, FileFacts]
 
+    @property
+    def file_name(self) -> str:
+        """Its place in the folder."""
+        return MANIFEST
+
     def to_bytes(self) -> bytes:
         """The file's content."""
         schemes = list(dict.fromkeys(weight.scheme for _, weight in sorted(self.weights.items())))
         numbers = {scheme: number for number, scheme in enumerate(schemes)}
-        names = {dtype: name for name, dtype in _FLOAT_DTYPES.items()}
+        names = {dtype: name for name, dtype in FLOAT_DTYPES.items()}
         return as_json(
             {
                 "woqfx": VERSION,
@@ -160,9 +180,9 @@ class _Reader:
             raise self.bad(f"weight {short(name)} has shape {short(shape)}, not at least two positive whole numbers")
         if not _is_count(scheme) or scheme >= len(self.schemes):
             raise self.bad(f"weight {short(name)} has scheme {short(scheme)}, where {len(self.schemes)} are listed")
-        if not isinstance(dtype, str) or dtype not in _FLOAT_DTYPES:
-            raise self.bad(f"weight {short(name)} has dtype {short(dtype)}, not one of {', '.join(_FLOAT_DTYPES)}")
-        return StoredWeight(self.schemes[scheme], tuple(shape), _FLOAT_DTYPES[dtype])
+        if not isinstance(dtype, str) or dtype not in FLOAT_DTYPES:
+            raise self.bad(f"weight {short(name)} has dtype {short(dtype)}, not one of {', '.join(FLOAT_DTYPES)}")
+        return StoredWeight(self.schemes[scheme], tuple(shape), FLOAT_DTYPES[dtype])
 
     def error(self, name: str, error: Any) -> float | None:
         if error is None or (type(error) in (int, float) and math.isfinite(error)):

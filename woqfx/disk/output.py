@@ -4,15 +4,15 @@ While a run is unfinished its output folder holds two things of its own. `woqfx-
 there before anything else and goes last, so an output is unfinished exactly as long as it is there; and who has it
 locked is the only one to write. `woqfx-unfinished/` holds the files as they are made. When all are safe on disk, a last
 journal record lists them; from then on nothing is lost if the folder is changed, and they are moved up one by one, the
-manifest last. So a folder with a manifest is complete, and a checkpoint that was there before stays whole until its
-successor is safe.
+marker last: the manifest of a checkpoint, or the receipt of an export. So a folder with a marker is complete, and what
+was there before stays whole until its successor is safe.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,22 @@ from typing import Any
 from woqfx.disk import durable
 from woqfx.disk.journal import Contents, Journal
 from woqfx.disk.manifest import MANIFEST, MAX_MANIFEST, Manifest
+from woqfx.disk.receipt import RECEIPT, files_listed
 from woqfx.errors import CheckpointError, OutputError, WoqfxError
 from woqfx.source.files import ModelFolder
 
 WORK = "woqfx-unfinished"
 JOURNAL = "woqfx-unfinished.jsonl"
+MARKERS = (MANIFEST, RECEIPT)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The last record of a journal: the files to move up, with their sizes, and the earlier checkpoint's that go."""
+    """The last record of a journal: the files to move up, with their sizes; those of an earlier output; the marker."""
 
     files: Mapping[str, int]
     stale: Sequence[str]
+    marker: str
 
     def check(self, out: Path) -> None:
         """Check that every file is there, up or not. Raises `CheckpointError`."""
@@ -46,12 +49,13 @@ class Finished:
 
     def to_json(self) -> dict[str, Any]:
         """As the journal holds it."""
-        return {"files": dict(self.files), "stale": list(self.stale)}
+        return {"files": dict(self.files), "stale": list(self.stale), "marker": self.marker}
 
 
 def finished(records: Sequence[Mapping[str, Any]]) -> Finished | None:
     """The record that says that every file is safe, if the run came so far."""
-    return next((Finished(record["files"], record["stale"]) for record in records if "files" in record), None)
+    last = next((record for record in records if "files" in record), None)
+    return None if last is None else Finished(last["files"], last["stale"], last["marker"])
 
 
 def items_of(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -59,8 +63,12 @@ def items_of(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [record for record in records if "item" in record]
 
 
-def claim(out: Path, run: Mapping[str, Any], *, overwrite: bool, resumable: bool) -> Journal:
+def claim(
+    out: Path, run: Mapping[str, Any], *, overwrite: bool, resumable: bool, beside: Collection[str] = ()
+) -> Journal:
     """Lock `out` for a run, and return its journal: a new one, or that of the same run, which was stopped.
+
+    Files whose names are in `beside` may be in the folder already.
 
     A run that is not `resumable`, since its source lives in one process only, starts again instead of going on. With
     `overwrite` an unfinished run that was asked for differently gives way.
@@ -80,7 +88,7 @@ def claim(out: Path, run: Mapping[str, Any], *, overwrite: bool, resumable: bool
             _give_way(out, earlier)
             replace = True
     if not (out / JOURNAL).exists():
-        _refuse_strangers(out)
+        _refuse_strangers(out, beside)
         _refuse_finished(out, replace=replace)
     durable.make_folder(out)
     journal = Journal.open(out / JOURNAL, run)
@@ -94,19 +102,29 @@ def claim(out: Path, run: Mapping[str, Any], *, overwrite: bool, resumable: bool
     return journal
 
 
-def _refuse_strangers(out: Path) -> None:
-    if out.is_dir() and not (out / MANIFEST).exists():
+def refuse_inside(out: Path, origin: Path) -> None:
+    """Refuse to write into the model that is read. Raises `OutputError`."""
+    if origin.resolve() in (out.resolve(), *out.resolve().parents):
+        raise OutputError(f"{out} is inside the model that is read, {origin}: choose another folder")
+
+
+def _refuse_strangers(out: Path, beside: Collection[str]) -> None:
+    if out.is_dir() and not _is_finished(out):
         with durable.explained(out):
-            strangers = sorted(entry.name for entry in out.iterdir() if entry.name != WORK)
+            strangers = sorted(entry.name for entry in out.iterdir() if entry.name not in (WORK, *beside))
         if strangers:
             raise OutputError(f"{out} holds other files, {strangers[0]} for one: choose an empty or a new folder")
 
 
 def _refuse_finished(out: Path, *, replace: bool) -> None:
-    if (out / MANIFEST).exists() and not replace:
+    if _is_finished(out) and not replace:
         raise OutputError(
             f"{out} holds a finished checkpoint: pass overwrite=True (--overwrite) or choose another folder"
         )
+
+
+def _is_finished(out: Path) -> bool:
+    return any((out / marker).exists() for marker in MARKERS)
 
 
 def _start(out: Path, journal: Journal, *, replace: bool) -> None:
@@ -132,28 +150,36 @@ def _give_way(out: Path, earlier: Contents) -> None:
 
 
 def files_of(out: Path) -> set[str]:
-    """The files of the checkpoint in `out`, as far as its manifest can be read; empty if there is none."""
-    try:
-        data = ModelFolder(out).read(MANIFEST, MAX_MANIFEST)
-        return set() if data is None else set(Manifest.parse(data, out / MANIFEST).files)
-    except WoqfxError:
-        return set()
+    """The files of the output in `out`, as far as its marker can be read; empty if there is none."""
+    listed: set[str] = set()
+    for marker, read in ((MANIFEST, _files_of_manifest), (RECEIPT, files_listed)):
+        try:
+            data = ModelFolder(out).read(marker, MAX_MANIFEST)
+            listed |= set() if data is None else read(data, out / marker)
+        except WoqfxError:
+            continue
+    return listed
+
+
+def _files_of_manifest(data: bytes, path: Path) -> set[str]:
+    return set(Manifest.parse(data, path).files)
 
 
 def publish(out: Path, journal: Journal) -> None:
-    """Move the finished files up, the manifest last, and end the run. Any step may have been done by a killed run."""
+    """Move the finished files up, the marker last, and end the run. Any step may have been done by a killed run."""
     record = finished(journal.records)
     assert record is not None
     record.check(out)
     work = out / WORK
-    if (work / MANIFEST).exists():
-        durable.remove(out / MANIFEST)
+    if (work / record.marker).exists():
+        for marker in MARKERS:
+            durable.remove(out / marker)
         for name in record.files:
             if (work / name).exists():
                 durable.replace(work / name, out / name)
         for name in record.stale:
             durable.remove(out / name)
-        durable.replace(work / MANIFEST, out / MANIFEST)
+        durable.replace(work / record.marker, out / record.marker)
     _clear_work(out)
     durable.remove(journal.path)
     journal.close()

@@ -10,49 +10,34 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from woqfx.disk import durable
 from woqfx.disk.journal import Journal
-from woqfx.disk.manifest import INDEX, MANIFEST, FileFacts, Manifest, as_json
+from woqfx.disk.manifest import INDEX, FileFacts, Marker, as_json
 from woqfx.disk.output import JOURNAL, WORK, Finished, claim, files_of, finished, items_of, publish
-from woqfx.disk.tensorfile import Layout, layout, raw_bytes
+from woqfx.disk.shards import Shard
+from woqfx.disk.tensorfile import raw_bytes
 from woqfx.errors import CheckpointError, OutputError
-
-#: The largest weight file to write; larger models get several.
-SHARD_BYTES = 4_000_000_000
 
 _COMMIT_SECONDS = 2.0
 _COMMIT_BYTES = 256 << 20
-_SINGLE = "model.safetensors"
-
-#: A tensor's parts in the order in which they are written: stored name, type, shape.
-Parts = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
-
-
-@dataclass(frozen=True)
-class _Shard:
-    name: str
-    layout: Layout
-    items: tuple[str, ...]
 
 
 class Writer:
-    """An output folder being filled, item by item, in the order of `items`. Made by `open_writer`.
+    """An output folder being filled, item by item, in the order of `shards`. Made by `open_writer`.
 
     An item is one parameter of the model: its parts are written together. `facts` holds those that are
     written, by an earlier run or this one, with what was noted of each.
     """
 
-    def __init__(self, folder: Path, journal: Journal, items: Mapping[str, Parts], shard_bytes: int) -> None:
+    def __init__(self, folder: Path, journal: Journal, shards: Sequence[Shard]) -> None:
         self.folder, self.work, self._journal = folder, folder / WORK, journal
-        self._shards = _plan_shards(items, shard_bytes)
+        self._shards = shards
         self._shard_of = {item: shard for shard in self._shards for item in shard.items}
         self._pending: list[dict[str, Any]] = []  # journal records of what is not safe yet
         self._pending_bytes = 0
@@ -108,13 +93,16 @@ class Writer:
                 self._begin(shard)
             for name, part in parts.items():
                 entry = shard.layout.entries[name]
+                self._pad(entry.start)
                 if (entry.dtype, entry.shape, entry.start) != (part.dtype, tuple(part.shape), self._size):
                     raise OutputError(f"{name}: {part.dtype} {list(part.shape)} came where the plan has {entry}")
                 self._append(raw_bytes(part.contiguous()))
+            ends_shard = item == shard.items[-1]
+            if ends_shard:
+                self._pad(shard.layout.size)
         self.facts[item] = facts
         digest = self._hash.hexdigest()
         self._pending.append({"item": item, "file": shard.name, "bytes": self._size, "sha256": digest, "facts": facts})
-        ends_shard = item == shard.items[-1]
         late = time.monotonic() - self._last_commit >= _COMMIT_SECONDS
         if not (commit or ends_shard or late or self._pending_bytes >= _COMMIT_BYTES):
             return False
@@ -124,7 +112,7 @@ class Writer:
             self._let_go()
         return True
 
-    def _begin(self, shard: _Shard) -> None:
+    def _begin(self, shard: Shard) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(self.work / shard.name, flags, 0o666)
         durable.sync_folder(self.work)
@@ -138,7 +126,11 @@ class Writer:
         self._size += len(data)
         self._pending_bytes += len(data)
 
-    def _commit(self, shard: _Shard) -> None:
+    def _pad(self, position: int) -> None:
+        """Fill up with zeros, where a layout has gaps for the sake of alignment."""
+        self._append(bytes(max(0, position - self._size)))
+
+    def _commit(self, shard: Shard) -> None:
         """Make all that was written safe, then say so in the journal."""
         assert self._fd is not None
         with durable.explained(self.work / shard.name):
@@ -149,22 +141,23 @@ class Writer:
     def finish(
         self,
         small_files: Callable[[], Mapping[str, bytes]],
-        manifest: Callable[[Mapping[str, FileFacts]], Manifest],
+        marker: Callable[[Mapping[str, FileFacts]], Marker],
     ) -> None:
-        """Write the small files and the manifest, then publish everything.
+        """Write the small files and the marker of a finished output, then publish everything.
 
-        `manifest` is given the facts of all files, by name. Neither is called if an earlier run came so far.
+        `marker` is given the facts of all files, by name. Neither is called if an earlier run came so far.
         """
         if self._finished is None:
             texts = dict(small_files())
             if len(self._shards) > 1:
                 texts[INDEX] = self._index()
             files = self._complete | {name: FileFacts.of(text) for name, text in texts.items()}
-            texts[MANIFEST] = manifest(files).to_bytes()
+            finished_by = marker(files)
+            texts[finished_by.file_name] = finished_by.to_bytes()
             for name, text in sorted(texts.items()):
                 durable.write_file(self.work / name, text)
             sizes = {name: facts.nbytes for name, facts in sorted(files.items())}
-            self._finished = Finished(sizes, sorted(files_of(self.folder) - set(files)))
+            self._finished = Finished(sizes, sorted(files_of(self.folder) - set(files)), finished_by.file_name)
             self._journal.append([self._finished.to_json()])
         publish(self.folder, self._journal)
 
@@ -186,25 +179,25 @@ class Writer:
 
 def open_writer(
     out: Path,
-    items: Mapping[str, Parts],
+    shards: Sequence[Shard],
     run: Mapping[str, Any],
     *,
     overwrite: bool,
     resumable: bool = True,
-    shard_bytes: int = SHARD_BYTES,
+    beside: Collection[str] = (),
     check: Callable[[Writer], None] | None = None,
 ) -> Writer:
     """Start filling `out`, or go on with a run of the same description `run` that was stopped.
 
-    Refuses what `woqfx.disk.output.claim` refuses. Raises `CheckpointError` if what the stopped run left is not as its
-    journal says, or if `check`, which is asked unless all was done, raises it; with `overwrite` it is thrown away
-    instead, unless it only cannot be read now.
+    Refuses what `woqfx.disk.output.claim` refuses, which tells of `beside`. Raises `CheckpointError` if what the
+    stopped run left is not as its journal says, or if `check`, which is asked unless all was done, raises it; with
+    `overwrite` it is thrown away instead, unless it only cannot be read now.
     """
 
     def attempt() -> Writer:
-        journal = claim(out, run, overwrite=overwrite, resumable=resumable)
+        journal = claim(out, run, overwrite=overwrite, resumable=resumable, beside=beside)
         try:
-            writer = Writer(out, journal, items, shard_bytes)
+            writer = Writer(out, journal, shards)
             if check is not None and not writer.is_complete:
                 check(writer)
             return writer
@@ -220,29 +213,6 @@ def open_writer(
             raise
     Journal.discard(out / JOURNAL)
     return attempt()
-
-
-def _plan_shards(items: Mapping[str, Parts], shard_bytes: int) -> list[_Shard]:
-    """Fill files in order; an item is not split."""
-    groups: list[dict[str, Parts]] = []
-    room = 0
-    for item, parts in items.items():
-        size = sum(dtype.itemsize * torch.Size(shape).numel() for dtype, shape in parts.values())
-        if not groups or size > room:
-            groups.append({})
-            room = shard_bytes
-        groups[-1][item] = parts
-        room -= size
-    count = len(groups)
-    names = [_SINGLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-    return [
-        _Shard(
-            name,
-            layout({n: spec for parts in group.values() for n, spec in parts.items()}, {"format": "pt"}),
-            tuple(group),
-        )
-        for name, group in zip(names, groups, strict=True)
-    ]
 
 
 def _hash_of_prefix(path: Path, size: int, expected: str) -> Any:

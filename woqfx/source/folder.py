@@ -32,15 +32,17 @@ class FolderSource(StoredSource):
     """A folder with `config.json` and `model.safetensors`, or the shards that `model.safetensors.index.json` names.
 
     Construction reads headers only. Raises `SourceError` for anything but the unquantized model of an
-    architecture that transformers knows, complete and in the shapes that its config gives.
+    architecture that transformers knows, complete and in the shapes that its config gives. `config` stands in for the
+    folder's own, for who has changed it after loading.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, config: PreTrainedConfig | None = None) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
 
         self._folder = ModelFolder(path)
         self._config_bytes = _config_bytes(self._folder)
-        config = _load_config(self._folder, parse_object(self._config_bytes, self._folder.path / _CONFIG))
+        if config is None:
+            config = _load_config(self._folder, parse_object(self._config_bytes, self._folder.path / _CONFIG))
         with ExitStack() as opened:
             self._files = {name: opened.enter_context(TensorFile(file)) for name, file in _shards(self._folder).items()}
             self._holders = _holders(self._folder, self._files)

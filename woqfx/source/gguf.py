@@ -6,6 +6,8 @@ import tempfile
 import weakref
 from collections import defaultdict
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from woqfx.errors import SourceError
-from woqfx.skeleton import build_skeleton, named_state
+from woqfx.errors import CheckpointError, SourceError
+from woqfx.skeleton import named_state
 from woqfx.source.base import TensorInfo
 from woqfx.source.conversion import Conversion
 from woqfx.source.files import ModelFolder
@@ -26,6 +28,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from transformers import PreTrainedConfig, PreTrainedModel
+
+
+_MOST_ROWS = 1 << 22  # row numbers, and halves between them, are exact in float32
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A parameter made of whole rows: row i is row `order[i]` of the stored tensors `pieces`, one after the other."""
+
+    pieces: tuple[str, ...]
+    order: torch.Tensor
 
 
 class GGUFSource(StoredSource):
@@ -40,7 +53,7 @@ class GGUFSource(StoredSource):
         with ExitStack() as opened:
             self._file = opened.enter_context(closing(GGUFFile(Path(path))))
             with self._settings_file() as settings:
-                skeleton = build_skeleton(_load_config(self._file, settings))
+                skeleton = _build(self._file, settings)
                 self._conversion = _conversion(self._file, settings, skeleton)
             try:
                 super().__init__(skeleton, str(path), self._conversion.tensors)
@@ -67,7 +80,53 @@ class GGUFSource(StoredSource):
 
     def fetch(self, name: str) -> torch.Tensor:
         """As in `StoredSource`."""
-        return self._conversion.build(name, self._file.read)
+        made = self._conversion.build(name, self._file.read)
+        if tuple(made.shape) != self._conversion.tensors[name].shape:
+            raise _strange(name, self._conversion.origins(name))
+        return made
+
+    @property
+    def file(self) -> GGUFFile:
+        """The open file."""
+        return self._file
+
+    def pieces_of(self, name: str) -> list[str]:
+        """The file's tensors that the tensor `name` is read from; none if transformers initialises it."""
+        stored = self._stored[name]
+        return self._conversion.origins(stored[0]) if stored else []
+
+    def rows_of(self, name: str, shape: tuple[int, ...], *, transposed: bool = False) -> Rows | None:
+        """Which rows of the file's tensors make up the parameter `name`, which is logically [..., N, K] = `shape`.
+
+        None if it is made otherwise (values or columns change), or is stored more than once. Reads nothing: row
+        numbers go through the conversion in place of weights, in two columns that differ by a half.
+        """
+        stored = self._stored[name]
+        if len(stored) != 1:
+            return None
+        pieces = self._conversion.origins(stored[0])
+        shapes = {piece: self._file.tensors[piece].shape for piece in pieces}
+        if any(len(one) < 2 or one[-1] != shape[-1] for one in shapes.values()):
+            return None
+        counts = [prod(one[:-1]) for one in shapes.values()]
+        if sum(counts) != prod(shape[:-1]) or sum(counts) > _MOST_ROWS:
+            return None
+        numbers = torch.arange(sum(counts), dtype=torch.float32).unsqueeze(-1) + torch.tensor([0.0, 0.5])
+        stand_ins = {
+            piece: numbers[end - count : end].reshape(*shapes[piece][:-1], 2)
+            for piece, count, end in zip(pieces, counts, accumulate(counts), strict=True)
+        }
+        try:
+            made = self._conversion.build(stored[0], lambda piece: stand_ins[piece].clone())
+        except Exception:  # transformers' rules, on a tensor of two columns: those that look at columns fail
+            return None
+        made = made.T if transposed else made
+        if tuple(made.shape) != (*shape[:-1], 2):
+            return None
+        order = made[..., 0].flatten().long()
+        if not torch.equal(made.reshape(-1, 2), numbers[order.clamp(0, len(numbers) - 1)]):
+            return None
+        return Rows(tuple(pieces), order)
 
     def fingerprint(self) -> str:
         """As in `Source`: header, size and time of the file."""
@@ -75,17 +134,16 @@ class GGUFSource(StoredSource):
 
     def sidecars(self) -> Mapping[str, bytes]:
         """As in `Source`: the tokenizer is rebuilt from the file's metadata."""
-        from transformers import AutoTokenizer
+        from woqfx.source.tokenizer import load_tokenizer
 
         skeleton = self.skeleton
         files = generation_sidecar(skeleton.generation_config) if skeleton.can_generate() else {}
-        if "tokenizer.ggml.model" not in self._file.metadata:
+        if self._file.metadata.get("tokenizer.ggml.model", "no_vocab") == "no_vocab":
             return files
         path = self._file.path
         with tempfile.TemporaryDirectory() as folder:
             try:
-                tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-                tokenizer.save_pretrained(folder)
+                load_tokenizer(path).save_pretrained(folder)
             except Exception as error:  # transformers' parsers on metadata of any kind
                 raise SourceError(f"{path} holds a tokenizer that transformers cannot rebuild: {error}") from error
             return files | folder_sidecars(ModelFolder(folder))
@@ -96,6 +154,8 @@ class _Conversion(Protocol):
 
     tensors: dict[str, TensorInfo]
     unexpected: tuple[str, ...]
+
+    def origins(self, name: str) -> list[str]: ...
 
     def build(self, name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor: ...
 
@@ -138,6 +198,10 @@ class _ProcessorConversion:
             for target, names in self._pieces.items()
         }
 
+    def origins(self, name: str) -> list[str]:
+        """The file's names of the pieces of a tensor."""
+        return self._pieces[name]
+
     def build(self, name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
         """Make one tensor of the module tree, with `read` to fetch those of the file."""
         written: dict[str, torch.Tensor] = {}
@@ -150,12 +214,16 @@ class _ProcessorConversion:
             )
             if result.name is not None:
                 written[name] = torch.from_numpy(np.ascontiguousarray(result.weights))
-        if name not in written or tuple(written[name].shape) != self.tensors[name].shape:
-            raise SourceError(
-                f"{name} cannot be put together from {', '.join(self._pieces[name])}; the file is damaged, or of an "
-                "architecture that transformers does not read"
-            )
+        if name not in written:
+            raise _strange(name, self._pieces[name])
         return written[name]
+
+
+def _strange(name: str, pieces: list[str]) -> SourceError:
+    return SourceError(
+        f"{name} cannot be put together from {', '.join(pieces)}; the file is damaged, or of an architecture that "
+        "transformers does not read"
+    )
 
 
 class _Submodels:
@@ -184,6 +252,18 @@ def _shape(wanted: tuple[int, ...] | None, stored: list[tuple[int, ...]]) -> tup
     if wanted is not None and prod(wanted) == sum(prod(shape) for shape in stored):
         return wanted
     return stored[0]
+
+
+def _build(file: GGUFFile, settings: Path) -> PreTrainedModel:
+    """The module tree, no larger than the file can fill."""
+    from woqfx.config import build_parsed, check_numbers  # which needs this package
+
+    own = {key: value for key, value in file.metadata.items() if key.startswith(f"{file.architecture}.")}
+    try:
+        check_numbers(own, f"{file.path}: its header")
+        return build_parsed(_load_config(file, settings), len(file.tensors), str(file.path))
+    except CheckpointError as error:
+        raise SourceError(str(error)) from error
 
 
 def _load_config(file: GGUFFile, settings: Path) -> PreTrainedConfig:

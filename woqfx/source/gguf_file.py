@@ -74,10 +74,12 @@ class GGUFFile:
             raise SourceError(f"{path} cannot be used: {error}; fetch or convert the file again") from error
         self._file = path.open("rb", buffering=0)
 
-    def read(self, name: str) -> torch.Tensor:
-        """The tensor `name`, dequantized."""
-        from gguf import dequantize
+    def type_of(self, name: str) -> str:
+        """How the tensor `name` is stored, as GGML calls it: `F32`, `Q4_0` and so on."""
+        return str(self._blocks[name].kind.name)
 
+    def bytes_of(self, name: str) -> torch.Tensor:
+        """The tensor `name` as it is stored: uint8, a row of blocks for each row of weights."""
         block = self._blocks[name]
         data = np.empty(block.rows, np.uint8)
         view, done = data.reshape(-1).data, 0
@@ -86,8 +88,15 @@ class GGUFFile:
             if count == 0:
                 raise SourceError(f"{self.path} ended within {name} while it was being read; fetch it again")
             done += count
+        return torch.from_numpy(data)
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor `name`, dequantized."""
+        from gguf import dequantize
+
+        block = self._blocks[name]
         try:
-            values = dequantize(data, block.kind)
+            values = dequantize(self.bytes_of(name).numpy(), block.kind)
         except NotImplementedError as error:
             raise SourceError(
                 f"{self.path}: the gguf package cannot dequantize {name} ({block.kind.name}); convert it to F16 or Q8_0"
@@ -146,7 +155,10 @@ class _Header:
         self.tensors: dict[str, TensorInfo] = {}
         self.blocks: dict[str, _Block] = {}
         for name, shape, kind, offset in table:
+            if offset % alignment:
+                raise ValueError(f"tensor {name[:200]!r} begins at {offset}, no multiple of {alignment}")
             self._place(name, shape, kind, data + offset)
+        self._check_overlaps()
 
     def _place(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> None:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -154,22 +166,30 @@ class _Header:
         named = GGMLQuantizationType(kind)  # raises ValueError with the number
         elements, nbytes = GGML_QUANT_SIZES[named]
         if name in self.blocks:
-            raise ValueError(f"it holds the tensor {name!r} twice")
+            raise ValueError(f"it holds the tensor {name[:200]!r} twice")
         if not shape or shape[-1] % elements:
-            raise ValueError(f"tensor {name!r} of shape {list(shape)} is no whole number of {named.name} blocks")
+            raise ValueError(f"tensor {name[:200]!r} of shape {list(shape)} is no whole number of {named.name} blocks")
         block = _Block(named, start, (*shape[:-1], shape[-1] // elements * nbytes))
         if start + block.nbytes > self.size:
             raise ValueError(
-                f"tensor {name!r} ends at byte {start + block.nbytes}, but the file has {self.size}; it is truncated"
+                f"tensor {name[:200]!r} ends at byte {start + block.nbytes}, but the file has {self.size}; "
+                "it is truncated"
             )
         self.tensors[name] = TensorInfo(shape, torch.float32)
         self.blocks[name] = block
+
+    def _check_overlaps(self) -> None:
+        end, before = 0, ""
+        for name, block in sorted(self.blocks.items(), key=lambda item: item[1].start):
+            if block.start < end:
+                raise ValueError(f"tensors {before[:200]!r} and {name[:200]!r} overlap")
+            end, before = block.start + block.nbytes, name
 
     def _entry(self) -> None:
         begin = self._file.tell()
         key = self._text()
         if key in self.entries:
-            raise ValueError(f"its header has {key!r} more than once")
+            raise ValueError(f"its header has {key[:200]!r} more than once")
         (kind,) = self._unpack("<I")
         if kind == _ARRAY:
             self._skip_array()
@@ -189,7 +209,7 @@ class _Header:
         name = self._text()
         (rank,) = self._unpack("<I")
         if rank > _MAX_RANK:
-            raise ValueError(f"tensor {name!r} has {rank} dimensions")
+            raise ValueError(f"tensor {name[:200]!r} has {rank} dimensions")
         dimensions = self._unpack(f"<{rank}Q")
         kind, offset = self._unpack("<IQ")
         return name, dimensions[::-1], kind, offset

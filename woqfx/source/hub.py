@@ -42,6 +42,28 @@ def resolve(name: str | Path) -> Path:
     return Path(found)
 
 
+def complete(snapshot: Path, name: str) -> None:
+    """Fetch what a folder in the Hub's cache lacks of a model, if it lacks the file `name`; other folders stay.
+
+    transformers fetches only files that it knows. Raises `SourceError`.
+    """
+    repository = snapshot.parent.parent.name
+    if (snapshot / name).exists() or snapshot.parent.name != "snapshots" or not repository.startswith("models--"):
+        return
+    import huggingface_hub
+
+    known = repository.removeprefix("models--").replace("--", "/")
+    try:
+        huggingface_hub.snapshot_download(
+            known, revision=snapshot.name, cache_dir=snapshot.parents[2], allow_patterns=[*_PATTERNS, "woqfx*.json"]
+        )
+    except Exception as error:  # as above
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise SourceError(
+            f"the Hugging Face Hub did not give {name} of {known}: {reason}; check the network"
+        ) from error
+
+
 def cached_snapshot(name: str | None, commit: str | None) -> Path | None:
     """The folder in the Hub's cache that a model of this name was loaded from, None if there is none. No network."""
     import huggingface_hub

@@ -47,6 +47,7 @@ _DROPPED = frozenset(
         "_commit_hash",
         "quantization_config",
         "compression_config",
+        "transformers_weights",
         "dtype",
         "torch_dtype",
     }
