@@ -59,9 +59,9 @@ def woqfx_accelerators() -> Iterable[Accelerator]:  # type: ignore[empty-body]
     """The core's own arithmetic, faster and to the same bits."""
 
 
-@hookspec(firstresult=True)
+@hookspec
 def woqfx_architecture(model: nn.Module) -> Architecture | None:
-    """What woqfx cannot see of an odd model: where its repeated blocks are. None for models that one does not know."""
+    """What woqfx cannot see of a model: where its blocks are, what it computes. None for models that are not yours."""
 
 
 @hookspec

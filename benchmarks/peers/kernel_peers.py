@@ -8,18 +8,12 @@ makes the environments (6 GB: ITREX's PyTorch brings CUDA). All are pinned to th
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from benchmarks.cache import default_cache
+from benchmarks.peers.asked import Asked
 from benchmarks.peers.environment import environment
-
-ROOT = Path(__file__).parents[2]
 
 #: pip's command lines for each peer that is not in woqfx's own environment.
 INSTALLS = {
@@ -33,47 +27,12 @@ INSTALLS = {
 OWN = ("woqfx", "torch")
 
 
-class Peer:
-    """A worker process. Between requests it is stopped, since the threads of some libraries wait by spinning."""
+class Peer(Asked):
+    """The worker of a peer's kernels."""
 
     def __init__(self, module: str, python: Path, threads: int) -> None:
-        variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "WOQFX_NUM_THREADS"), str(threads))
-        self.module = module
-        self._process = subprocess.Popen(
-            [str(python), "-m", f"benchmarks.peers.kernels_{module}", f"--threads={threads}"],
-            cwd=ROOT,
-            env={**os.environ, **variables, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__(python, f"benchmarks.peers.kernels_{module}", threads=threads)
         self.kernels: list[tuple[str, str, str]] = [tuple(one) for one in self.ask("list")["kernels"]]
-
-    @property
-    def pid(self) -> int:
-        """Of its process."""
-        return self._process.pid
-
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Its answer to a request (see `kernel_worker`). Raises `RuntimeError` if it ended instead."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.send_signal(signal.SIGCONT)
-        try:
-            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise RuntimeError(f"the worker for {self.module} ended with {self._process.wait()} when asked to {do}")
-        self._process.send_signal(signal.SIGSTOP)
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.communicate()
 
 
 def python_of(module: str, cache: Path) -> Path:

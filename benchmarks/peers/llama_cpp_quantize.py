@@ -1,4 +1,4 @@
-"""Quantize a GGUF file to Q4_0 with llama.cpp. Runs in the peer's environment, not in woqfx's.
+"""Quantize a GGUF file with llama.cpp, by default to Q4_0. Runs in the peer's environment, not in woqfx's.
 
 The last line on standard error is a JSON object with the seconds that llama.cpp's own call took, without the start of
 Python.
@@ -21,12 +21,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("out")
+    parser.add_argument("--type", default="Q4_0", help="as llama.cpp names it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep-embeddings", action="store_true")
     arguments = parser.parse_args()
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = arguments.threads
-    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{arguments.type}")
     if arguments.keep_embeddings:
         params.output_tensor_type = params.token_embedding_type = _BF16
     llama_cpp.llama_backend_init()

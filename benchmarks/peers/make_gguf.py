@@ -67,6 +67,7 @@ def _describe(writer: gguf.GGUFWriter, model: Llama) -> None:
     writer.add_layer_norm_rms_eps(model.rms_norm_eps)
     writer.add_rope_dimension_count(model.hidden_size // model.num_attention_heads)
     writer.add_vocab_size(model.vocab_size)
+    writer.add_tokenizer_model("no_vocab")  # llama.cpp loads no file that says nothing of one
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
 
 

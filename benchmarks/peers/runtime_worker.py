@@ -1,0 +1,99 @@
+"""Somebody's language model in a process of its own, which times it when it is asked.
+
+Runs in the peers' environments: imports nothing of woqfx. A request is a line of JSON on standard input, an answer a
+line on standard output; `benchmarks.runtime` holds the other end. What libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+
+class Runner(ABC):
+    """A loaded model that can read tokens, one sequence at a time."""
+
+    @abstractmethod
+    def __init__(self, path: str, threads: int, options: dict[str, Any]) -> None:
+        """Load the model at `path`."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """What its weights take."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Forget all tokens."""
+
+    @abstractmethod
+    def read(self, tokens: Sequence[int]) -> int:
+        """Read more tokens; the likeliest next one."""
+
+    def rows(self, count: int, tokens: Sequence[int], new: int) -> float:
+        """Seconds for `new` tokens of each of `count` sequences together, prompts not counted."""
+        raise NotImplementedError(f"{type(self).__name__} has no batches")
+
+
+def tokens_of(count: int) -> list[int]:
+    """The same tokens for everyone, of any vocabulary beyond 32000."""
+    return [3 + (i * 7919) % 30000 for i in range(count)]
+
+
+class Worker:
+    """Answers requests."""
+
+    def __init__(self, kind: type[Runner], threads: int) -> None:
+        self._kind, self._threads = kind, threads
+        self._models: dict[str, Runner] = {}
+
+    def load(self, name: str, path: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Load a model under a name."""
+        start = time.perf_counter()
+        model = self._kind(path, self._threads, options)
+        self._models[name] = model
+        return {"seconds": time.perf_counter() - start, "nbytes": model.nbytes}
+
+    def prompt(self, name: str, count: int) -> dict[str, Any]:
+        """Read a prompt of so many tokens."""
+        model, tokens = self._models[name], tokens_of(count)
+        model.begin()
+        start = time.perf_counter()
+        model.read(tokens)
+        return {"seconds": time.perf_counter() - start}
+
+    def decode(self, name: str, after: int, count: int) -> dict[str, Any]:
+        """Generate so many tokens, one at a time, after a prompt of `after` tokens, which is not timed."""
+        model = self._models[name]
+        model.begin()
+        token = model.read(tokens_of(after))
+        start = time.perf_counter()
+        for _ in range(count):
+            token = model.read([token])
+        return {"seconds": time.perf_counter() - start}
+
+    def batch(self, name: str, rows: int, after: int, count: int) -> dict[str, Any]:
+        """Generate so many tokens of each of `rows` sequences together."""
+        return {"seconds": self._models[name].rows(rows, tokens_of(after), count)}
+
+
+def serve(kind: type[Runner]) -> None:
+    """Answer what comes on standard input, until it ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, required=True)
+    worker = Worker(kind, parser.parse_args().threads)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(worker, request.pop("do"))(**request)
+        except Exception as error:  # of anyone's library; whoever asked decides
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)

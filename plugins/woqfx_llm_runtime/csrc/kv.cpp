@@ -1,0 +1,108 @@
+#include "kv.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "layout.h"
+
+namespace woqfx::runtime {
+
+void PageLayout::add(KVType type, std::size_t heads, std::size_t head_dim) {
+    const HeadLayout head = HeadLayout::of(type, head_dim);
+    layers.push_back({head, bytes, heads});
+    bytes += heads * divide_up(head.bytes, 64) * 64;
+}
+
+Page::Page(std::size_t bytes, std::size_t* counter)
+    : bytes_(bytes), counter_(counter), data_(static_cast<std::uint8_t*>(std::aligned_alloc(64, bytes))) {
+    if (!data_) throw std::bad_alloc();
+    std::memset(data_, 0, bytes_);
+    *counter_ += bytes_;
+}
+
+Page::Page(const Page& other) : Page(other.bytes_, other.counter_) { std::memcpy(data_, other.data_, bytes_); }
+
+Page::~Page() {
+    std::free(data_);
+    *counter_ -= bytes_;
+}
+
+Slots::Slot& Slots::at(int slot) {
+    const auto found = slots_.find(slot);
+    if (found == slots_.end()) throw Error("there is no slot " + std::to_string(slot) + ": it was freed, or never made");
+    return found->second;
+}
+
+int Slots::add(Slot slot) {
+    slots_.emplace(next_, std::move(slot));
+    return next_++;
+}
+
+int Slots::create() { return add({}); }
+
+void Slots::free(int slot) {
+    at(slot);
+    slots_.erase(slot);
+}
+
+int Slots::copy(int slot, std::size_t length) {
+    Slot made = at(slot);
+    if (length > made.length)
+        throw Error("slot " + std::to_string(slot) + " holds " + std::to_string(made.length) + " tokens, not " +
+                    std::to_string(length));
+    made.length = length;
+    made.pages.resize(divide_up(length, kPage));
+    return add(std::move(made));
+}
+
+void Slots::trim(int slot, std::size_t length) {
+    Slot& trimmed = at(slot);
+    if (length > trimmed.length)
+        throw Error("slot " + std::to_string(slot) + " holds " + std::to_string(trimmed.length) + " tokens, not " +
+                    std::to_string(length));
+    trimmed.length = length;
+    trimmed.pages.resize(divide_up(length, kPage));
+}
+
+std::vector<int> Slots::all() const {
+    std::vector<int> names;
+    for (const auto& [name, slot] : slots_) names.push_back(name);
+    return names;
+}
+
+void Slots::reserve(const std::vector<Growth>& growths) {
+    std::size_t fresh = 0;
+    const auto shared_tail = [](const Slot& slot) {  // the page that the next token goes to, if others have it, too
+        return slot.length % kPage != 0 && slot.pages[slot.length / kPage].use_count() > 1;
+    };
+    for (const auto& [name, count] : growths) {
+        const Slot& slot = at(name);
+        const std::size_t needed = divide_up(slot.length + count, kPage);
+        fresh += needed > slot.pages.size() ? needed - slot.pages.size() : 0;
+        fresh += count > 0 && shared_tail(slot);
+    }
+    std::size_t wanted;
+    if (__builtin_mul_overflow(fresh, layout_.bytes, &wanted) || wanted > max_bytes_ - std::min(bytes_, max_bytes_))
+        throw OutOfMemory("keys and values would take " + std::to_string(fresh) + " pages of " +
+                          std::to_string(layout_.bytes) + " bytes beside the " + std::to_string(bytes_) +
+                          " bytes in use, where " + std::to_string(max_bytes_) +
+                          " are allowed: free sequences, raise max_memory, or hold keys and values in int8");
+    for (const auto& [name, count] : growths) {
+        Slot& slot = at(name);
+        if (count > 0 && shared_tail(slot)) {
+            auto& tail = slot.pages[slot.length / kPage];
+            tail = std::make_shared<Page>(*tail);
+        }
+        while (slot.pages.size() < divide_up(slot.length + count, kPage))
+            slot.pages.push_back(std::make_shared<Page>(layout_.bytes, &bytes_));
+    }
+}
+
+std::vector<std::uint8_t*> Slots::pages(int slot) const {
+    std::vector<std::uint8_t*> data;
+    for (const auto& page : at(slot).pages) data.push_back(page->data());
+    return data;
+}
+
+}  // namespace woqfx::runtime

@@ -1,0 +1,85 @@
+// One pass of some tokens through the model.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "kv.h"
+#include "model.h"
+#include "products.h"
+#include "region.h"
+
+namespace woqfx::runtime {
+
+// `cancel` was called while a step ran.
+struct Cancelled : Error {
+    using Error::Error;
+};
+
+// Tokens of one sequence, one after the other.
+struct Piece {
+    std::vector<std::uint8_t*> pages;
+    std::size_t first_row, rows;  // in the batch
+    std::size_t position;         // of the first of them
+    std::size_t length;           // of the sequence when the whole call is done
+};
+
+struct Batch {
+    std::vector<Piece> pieces;
+    std::vector<std::int64_t> tokens;
+    std::vector<std::size_t> wanted;  // rows whose logits are asked for
+    float* logits = nullptr;          // [wanted, vocabulary]
+};
+
+class Step {
+public:
+    Step(const Model& model, const PageLayout& pages) : model_(model), pages_(pages) {}
+
+    // Computes a batch of up to kRows tokens; their keys and values are stored in the pieces' pages.
+    void run(const Batch&, int threads, const std::atomic<bool>& cancelled);
+    static constexpr std::size_t kRows = 240;
+
+private:
+    struct Row {
+        const Piece* piece;
+        std::size_t position;
+    };
+    // One token for one expert.
+    struct Visit {
+        std::size_t row, rank;
+    };
+
+    std::size_t phases() const;
+    void prepare(const Batch&);
+    void embed(Thread&, const Batch&);
+    void layer(Thread&, std::size_t index);
+    void attention(Thread&, const Layer&, std::size_t index);
+    void store(const Attention&, std::size_t index, std::size_t row, std::size_t kv_head);
+    void attend(Thread&, const Attention&, std::size_t index);
+    void mlp(Thread&, const Layer&);
+    void run_mlp(Thread&, const Layer&, const MLP&, float* y, Products::After);
+    void experts(Thread&, const Layer&);
+    void route(const Experts&);
+    void add_to_stream(Thread&, const Layer&, const std::optional<Norm>&, float* y);
+    void head(Thread&, const Batch&);
+    void normed(const std::optional<Norm>&, std::size_t row, float* to) const;
+
+    const Model& model_;
+    const PageLayout& pages_;
+    Region region_;
+    Products products_;
+
+    std::vector<Row> rows_;
+    std::vector<std::vector<float>> frequencies_;  // of each rope, for each piece
+    std::vector<std::size_t> rope_at_;
+    std::vector<float> cosines_, sines_;           // of each rope [rows, pairs]
+    std::vector<float> stream_, inputs_, attended_, wide_, branch_, added_;
+    std::vector<float> scores_, expert_out_, shared_gate_;
+    std::vector<Visit> visits_;                    // expert by expert
+    std::vector<std::size_t> visit_of_;            // of a row's choice
+    std::vector<float> share_of_;
+    std::vector<std::size_t> expert_begin_;
+};
+
+}  // namespace woqfx::runtime

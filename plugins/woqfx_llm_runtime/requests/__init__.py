@@ -1,0 +1,1 @@
+"""Many requests on one engine: each step of the engine serves all that are under way."""

@@ -1,0 +1,181 @@
+"""The steps of an engine, shared by all requests of all threads.
+
+There is no thread of its own. Whoever waits for a token makes steps, if nobody else is making one, and each step serves
+every request; so a process can fork, and ^C ends the one call that it interrupts.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from woqfx_llm_runtime.requests.errors import ContextError, RequestError
+from woqfx_llm_runtime.requests.request import Piece, Request
+from woqfx_llm_runtime.requests.slots import Slots
+
+if TYPE_CHECKING:
+    from woqfx_llm_runtime._core import Engine
+
+#: Tokens of prompts in one step: others wait no longer than these take, and so does ^C.
+PROMPT_CHUNK = 512
+#: Sequences in one step.
+MOST_ROWS = 64
+
+
+class Scheduler:
+    """Runs requests on `engine`.
+
+    `by_length` and `restarts` are for models whose rotation depends on the length of a sequence: beyond so many tokens
+    nothing is shared and prompts are computed in one piece; with `restarts` a sequence that grows beyond is computed
+    again. `out_of_memory` and `cancelled` are the engine's errors of these kinds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        by_length: int | None = None,
+        restarts: bool = False,
+        out_of_memory: type[Exception],
+        cancelled: type[Exception],
+    ) -> None:
+        self.engine, self.slots = engine, Slots(engine, by_length)
+        self._chunk = PROMPT_CHUNK if by_length is None else 1 << 62
+        self._restart = by_length if restarts else None
+        self.out_of_memory, self._engine_cancelled = out_of_memory, cancelled
+        self._begin()
+        weak = weakref.WeakMethod(self._after_fork)
+        os.register_at_fork(after_in_child=lambda: (method := weak()) and method())
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._busy = False
+        self._requests: list[Request] = []
+        self._parked: list[Request] = []  # they wait until there is memory for them
+
+    def _after_fork(self) -> None:
+        """The threads that waited are not in the child, and a lock may have been held by one of them."""
+        given_up = self._requests
+        self.slots.after_fork()
+        self._begin()
+        for request in given_up:
+            request.error = RequestError("the process was forked while this request was under way: ask again")
+            request.release(self.slots)
+
+    def add(self, request: Request) -> None:
+        """Take a request on. It goes forward when someone waits, for it or for another."""
+        with self._changed:
+            if not self._busy:
+                self._sweep()
+            self._requests.append(request)
+
+    def wait(self, request: Request, columns: int) -> None:
+        """Return when `request` has more than `columns` columns, or has finished. Raises what made it fail."""
+        self._until(lambda: request.columns > columns or request.finished)
+        if request.error is not None:
+            raise request.error
+
+    def cancel(self, request: Request) -> None:
+        """End a request, from any thread; its slots are given back, after the step that is running."""
+        request.abandon()
+        with self._changed:
+            if not self._busy:
+                self._sweep()
+            elif all(one.cancelled for one in self._requests):
+                self.engine.cancel()
+            self._changed.notify_all()
+
+    def _until(self, ready: Callable[[], bool]) -> None:
+        while True:
+            with self._changed:
+                while self._busy and not ready():
+                    self._changed.wait()
+                if ready():
+                    return
+                self._busy = True
+            try:
+                self._step()
+            finally:
+                with self._changed:
+                    self._sweep()
+                    self._busy = False
+                    self._changed.notify_all()
+
+    def _sweep(self) -> None:
+        for request in [one for one in self._requests if one.finished]:
+            request.release(self.slots)
+            self._requests.remove(request)
+            self._parked.clear()
+
+    def _step(self) -> None:
+        with self._changed:
+            requests = [one for one in self._requests if not one.finished and one not in self._parked]
+        pieces = self._pieces(requests)
+        if pieces and not self._compute(pieces, requests):
+            return
+        for request in requests:
+            try:
+                request.advance(self.engine, self.slots)
+            except Exception as error:  # of a logits processor or stopping criterion, which are anyone's
+                request.error = error
+
+    def _pieces(self, requests: list[Request]) -> list[tuple[Request, Piece]]:
+        """What to compute in this step: a token of every row that is decoding, and chunks of prompts, oldest first."""
+        pieces: list[tuple[Request, Piece]] = []
+        budget = self._chunk
+        for request in requests:
+            try:
+                for piece in request.pieces(self.engine, self.slots, budget, self._restart):
+                    pieces.append((request, piece))
+                    budget -= len(piece.tokens) - piece.wanted
+                    if len(pieces) == MOST_ROWS:
+                        return pieces
+            except self.out_of_memory as error:
+                self._relieve(requests, error)
+                return []
+        return pieces
+
+    def _compute(self, pieces: list[tuple[Request, Piece]], requests: list[Request]) -> bool:
+        """Run the engine; False if it had to make room or was cancelled, and nothing was computed."""
+        parts = [piece for _, piece in pieces]
+        wanted = [piece.wanted for piece in parts]
+        logits = torch.empty(sum(wanted), self.engine.vocab_size)
+        try:
+            self.engine.forward(
+                [piece.slot for piece in parts],
+                [len(piece.tokens) for piece in parts],
+                wanted,
+                torch.cat([piece.tokens for piece in parts]),
+                logits,
+            )
+        except self.out_of_memory as error:
+            self._relieve(requests, error)
+            return False
+        except self._engine_cancelled:
+            return False
+        except Exception as error:
+            for request, _ in pieces:
+                request.error = error
+            return False
+        for (request, piece), found in zip(pieces, torch.split(logits, wanted), strict=True):
+            request.feed(piece, found)
+        return True
+
+    def _relieve(self, requests: list[Request], error: Exception) -> None:
+        """Keys and values need memory: forget ended sequences first, then let the youngest request start again later."""
+        if self.slots.make_room():
+            return
+        if len(requests) > 1:
+            requests[-1].release(self.slots)
+            self._parked.append(requests[-1])
+            return
+        requests[0].error = ContextError(
+            f"{error}: a sequence takes {self.engine.kv_bytes_per_token} bytes a token; use a shorter prompt or fewer "
+            "new tokens, smaller keys and values (backend option kv=int8), or more max_memory"
+        )
+        requests[0].error.__cause__ = error
