@@ -9,18 +9,19 @@ demo: $(INSTALLED) ## quantize a real model to each dtype, and show what came ou
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED) ## all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-fast: $(INSTALLED) ## the tests that take seconds
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
 
 test-all: lint test ## what CI runs
 
-test-native-sanitize: ## the native core under ASan and UBSan: random shapes, then forged weights
+test-native-sanitize: ## the native core under ASan and UBSan: random shapes, forged weights, random models
 	cmake -S plugins/woqfx_native -B build/sanitize -DWOQFX_SANITIZE=ON
-	cmake --build build/sanitize --target exercise fuzz_packed
+	cmake --build build/sanitize --target exercise fuzz_packed exercise_engine
 	build/sanitize/exercise 300
 	build/sanitize/fuzz_packed 5000
+	build/sanitize/exercise_engine 40
 
 lint: $(INSTALLED) ## style and types
 	$(BIN)/ruff check .
@@ -32,6 +33,8 @@ bench: $(INSTALLED) ## measure, and name what got slower than the committed base
 
 docs: $(INSTALLED) ## write the pages that are made from the program itself
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_formats.py
+	$(BIN)/python docs/make_configurations.py
 
 venv: $(INSTALLED)
 

@@ -104,3 +104,18 @@ def test_a_model_is_quantized_by_the_hint(registered: Any) -> None:
     request: dict[str, Any] = {"calibration": tokens, "samples": 8, "seq_len": 40, "progress": "none"}
     model = woqfx.quantize(Language(), algorithm="awq", dtype="nf4", group_size=4, **request)
     assert model(tokens[0][None]).shape == (1, 40, 8)
+
+
+def test_of_each_thing_the_first_plugin_that_says_something_is_believed(registered: Any) -> None:
+    registered(Architecture(descriptions={"one": 1}))
+    registered(Architecture(stacks=("stages",), descriptions={"one": 2, "two": 3}))
+    registered(Architecture(stacks=("others",)))
+    found = woqfx.registry().architecture(Odd())
+    assert (found.stacks, dict(found.descriptions)) == (("stages",), {"one": 1, "two": 3})
+
+
+def test_an_answer_of_another_kind_is_reported_and_passed_over(registered: Any) -> None:
+    registered("stages")
+    registered(Architecture(stacks=("stages",)))
+    with pytest.warns(woqfx.plugins.PluginWarning, match="woqfx_architecture"):
+        assert woqfx.registry().architecture(Odd()).stacks == ("stages",)

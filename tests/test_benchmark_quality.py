@@ -44,10 +44,14 @@ def test_every_row_has_a_name_of_its_own():
 
 def test_the_table_has_results_and_failures_in_the_order_of_jobs():
     found = {"perplexity": 30.0, "float": 25.0, "divergence": 0.1, "seconds": 9.6, "processor_seconds": 15.2}
-    results = {JOBS[1].name: {"failed": "no absorb map"}, JOBS[0].name: {**found, "peak_bytes": 1.25e9}}
-    rows = [line for line in page(results).splitlines() if line.startswith("| ")][1:]
-    assert rows[0] == f"| {JOBS[0].name} | 30.00 | 1.2000 | 0.1000 | 10 s | 15 s | 1.25 GB |"
-    assert rows[1].startswith(f"| {JOBS[1].name} | failed: no absorb map |")
+    found |= {"peak_bytes": 1.25e9, "threads": 2, "tokens": 8192, "processor": "A CPU", "load": 5.0}
+    results = {JOBS[1].name: {"failed": "no absorb map"}, JOBS[0].name: found}
+    lines = page(results).splitlines()
+    assert lines[2] == "A CPU, threads: 2; 8192 tokens, perplexity 25.00 in float32."
+    assert "not quiet**: load up to 3.0" in lines[4]
+    rows = [line for line in lines if line.startswith("| ")][1:]
+    assert rows[0] == f"| {JOBS[0].name} | 4.5 | 30.00 | 1.2000 | 0.1000 | 10 s | 15 s | 1.25 GB |"
+    assert rows[1].startswith(f"| {JOBS[1].name} | | failed: no absorb map |")
 
 
 def test_the_program_that_starts_the_others_stays_small():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 from woqfx import Accelerator, Algorithm, Backend, Codebook, ComputeDType, DType, Format, IntegerGrid, Support
@@ -58,9 +60,11 @@ def test_the_least_that_will_do(kind, thing):
     assert fault_of(kind, thing) == ""
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "format"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_built_ins_are_without_fault(kind):
     things = [registry().get(kind, name) for name in registry().names(kind)]
+    if kind == "accelerator" and find_spec("woqfx_native._core") is None:
+        pytest.skip("woqfx was installed without a compiler")
     assert things and [fault_of(kind, thing) for thing in things] == [""] * len(things)
 
 

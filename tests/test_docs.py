@@ -42,7 +42,7 @@ def examples(page: Path) -> list[tuple[int, str]]:
 def prepare(folder: Path, makes_out: bool) -> None:
     """What pages for users take as given: a model, chats, and, unless the page makes it, a checkpoint of the model."""
     model = folder / "path" / "to" / "model"
-    tiny_model("llama", vocab_size=259, max_position_embeddings=512).save_pretrained(model)
+    tiny_model("llama", vocab_size=259, max_position_embeddings=1024).save_pretrained(model)
     save_tokenizer(model)
     chat = [{"role": "user", "content": "What is it? " * 22}, {"role": "assistant", "content": "It is this. " * 22}]
     (folder / "my_chats.jsonl").write_text((json.dumps(chat) + "\n") * 128)

@@ -13,7 +13,10 @@ from folders_of_models import saved, write
 
 import woqfx
 from woqfx.disk.checkpoint import Checkpoint
+from woqfx.plugins import registry
+from woqfx.layers import packed_weights
 from woqfx.qtensor import QTensor
+from woqfx.testing.cases import with_offsets
 
 PAGE = Path(__file__).parent.parent / "docs" / "checkpoint.md"
 F32 = np.float32
@@ -63,13 +66,18 @@ def decode(parts: dict[str, np.ndarray], scheme: dict, shape: list[int], bits: i
     else:
         scales = parts["scales"].astype(F32)
     group = np.arange(k) // (k if scheme["group_size"] == -1 else scheme["group_size"])
-    if levels is None:
+    if "offsets" in parts:
+        weight = codes.astype(F32) * scales[..., group] + parts["offsets"].astype(F32)[..., group]
+    elif levels is None:
         zero = 2 ** (bits - 1) if scheme["symmetric"] else parts["zeros"].astype(int)[..., group]
         weight = (codes - zero).astype(F32) * scales[..., group]
     else:
         weight = np.array(levels, F32)[codes] * scales[..., group]
     if "order" in parts:
-        weight[..., parts["order"]] = weight.copy()
+        order = parts["order"]
+        np.put_along_axis(
+            weight, np.broadcast_to(order[..., None, :], weight.shape).astype(np.int64), weight.copy(), -1
+        )
     return weight
 
 
@@ -112,7 +120,7 @@ def check(folder: Path, dtypes: dict[str, tuple[int, list[float] | None]]) -> No
 
 
 def test_the_page_lists_the_built_in_dtypes():
-    built_in = {"int8", "int4_clip", "int4_fullrange", "nf4", "fp4_e2m1"}
+    built_in = set(registry().names("dtype"))
     assert documented().keys() == built_in
 
 
@@ -130,6 +138,18 @@ def test_zero_points(dtype, scheme, tmp_path):
     out = tmp_path / "out"
     woqfx.quantize(saved("llama", tmp_path), dtype=dtype, symmetric=False, out=out, **scheme)
     check(out, documented())
+
+
+@pytest.mark.parametrize("scheme", [{}, {"scale_dtype": "bf16"}, {"group_size": 20, "double_quant": True}], ids=str)
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_offsets(family, scheme, tmp_path):
+    model = woqfx.quantize(saved(family, tmp_path), symmetric=False, **scheme)
+    for name, weight in packed_weights(model).items():
+        owner, _, key = name.rpartition(".")
+        q = with_offsets(weight.qtensor())
+        setattr(model.get_submodule(owner), key, woqfx.registry().backend("torch_cpu").pack(q, weight.dtype))
+    woqfx.save(model, tmp_path / "out")
+    check(tmp_path / "out", documented())
 
 
 @pytest.mark.parametrize(
@@ -163,14 +183,16 @@ def test_codes_across_bytes(bits, tmp_path):
         woqfx.unregister("odd")
 
 
-def test_permuted_inputs():
+@pytest.mark.parametrize("stack", [(), (3,)], ids=["one weight", "experts"])
+def test_permuted_inputs(stack):
     dtype, scheme = woqfx.registry().dtype("int4_clip"), woqfx.Scheme("int4_clip", group_size=8)
     generator = torch.Generator().manual_seed(0)
-    plain = woqfx.quantize_nearest(torch.randn(5, 20, generator=generator), dtype, scheme, name="w")
-    order = torch.randperm(20, generator=generator, dtype=torch.int32)
+    weight = torch.randn(*stack, 5, 20, generator=generator)
+    plain = woqfx.quantize_nearest(weight, dtype, scheme, name="w")
+    order = torch.rand(*stack, 20, generator=generator).argsort(-1).int()
     q = QTensor(plain.dtype, scheme, plain.shape, plain.codes, plain.scales, plain.zeros, order)
     parts = {suffix: part.numpy() for suffix, part in q.tensors().items()}
-    found = decode(parts, scheme.to_json(), [5, 20], 4, None)
+    found = decode(parts, scheme.to_json(), [*stack, 5, 20], 4, None)
     assert found.tobytes() == q.dequantize().numpy().tobytes()
 
 

@@ -18,9 +18,10 @@ import woqfx
 from benchmarks import kernels
 from benchmarks.kernel_report import markdown
 from benchmarks.neighbours import Neighbours
-from benchmarks.peers import kernel_peers, kernel_worker
+from benchmarks.peers import asked, kernel_worker
+from benchmarks.peers.asked import ROOT
 from benchmarks.peers.environment import environment
-from benchmarks.peers.kernel_peers import INSTALLS, OWN, ROOT, Peer, python_of
+from benchmarks.peers.kernel_peers import INSTALLS, OWN, Peer, python_of
 from benchmarks.peers.kernel_worker import Kernel, Packed, Problem, Worker
 from benchmarks.report import embed
 from woqfx import Roofline, Scheme
@@ -126,7 +127,7 @@ def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("__init__.py", "peers/__init__.py", "peers/kernel_worker.py"):
         (tmp_path / "benchmarks" / name).write_text((ROOT / "benchmarks" / name).read_text())
     (tmp_path / "benchmarks" / "peers" / "kernels_fake.py").write_text(WORKER)
-    monkeypatch.setattr(kernel_peers, "ROOT", tmp_path)
+    monkeypatch.setattr(asked, "ROOT", tmp_path)
     found = Peer("fake", Path(sys.executable), threads=2)
     yield found
     found.close()

@@ -6,7 +6,8 @@ from tiny_models import FAMILIES, tiny_model
 from torch import nn
 
 import woqfx
-from woqfx.layers import Role, find_layers, install, packed_weights
+from woqfx.layers import Role, find_layers, packed_weights
+from woqfx.places import Places
 
 
 def found(model: nn.Module) -> dict[str, tuple[Role, tuple[int, ...]]]:
@@ -72,7 +73,7 @@ def test_a_packed_weight_takes_every_place_of_the_parameter():
     grid = woqfx.registry().dtype("int8")
     q = woqfx.quantize_nearest(shared.weight.detach(), grid, woqfx.Scheme("int8"), name="a")
     packed = woqfx.registry().backend("torch_cpu").pack(q, torch.float32)
-    install(model, "a.weight", packed)
+    Places(model, "here").install("a.weight", packed)
     assert model["a"].weight is model["b"][0].weight is model["c"].weight is packed
     assert packed_weights(model) == {"a.weight": packed}
     assert {name for name, _ in model.named_parameters()} == {"a.bias", "c.bias"}

@@ -11,7 +11,8 @@ from torch import nn
 import woqfx
 from woqfx.disk.checkpoint import Checkpoint, is_checkpoint
 from woqfx.errors import CheckpointError, PlanError, UnfinishedError
-from woqfx.loading import check_support, put
+from woqfx.loading import check_support
+from woqfx.places import Places
 
 
 def test_a_folder_that_is_none_is_refused_by_name(tmp_path):
@@ -103,14 +104,14 @@ def test_a_threshold_that_the_compute_dtype_does_not_know_is_refused(tmp_path):
 def test_a_tied_tensor_is_put_under_all_its_names():
     model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
     model["b"].weight = model["a"].weight
-    put(model, "b.weight", torch.eye(3), "here")
+    Places(model, "here").put("b.weight", torch.eye(3))
     assert model["a"].weight is model["b"].weight
     assert torch.equal(model["a"].weight, torch.eye(3))
 
 
 def test_a_buffer_is_put_as_a_buffer():
     model = nn.BatchNorm1d(3)
-    put(model, "running_mean", torch.arange(3.0), "here")
+    Places(model, "here").put("running_mean", torch.arange(3.0))
     assert torch.equal(model.running_mean, torch.arange(3.0))
     assert "running_mean" not in dict(model.named_parameters())
 
@@ -118,4 +119,4 @@ def test_a_buffer_is_put_as_a_buffer():
 @pytest.mark.parametrize("name", ["nowhere.weight", "weight.deeper", "forward", "", "bias.x", "training"])
 def test_a_name_that_is_no_tensor_is_refused(name):
     with pytest.raises(CheckpointError, match="here: the model has no"):
-        put(nn.Linear(2, 2), name, torch.zeros(2), "here")
+        Places(nn.Linear(2, 2), "here").put(name, torch.zeros(2))

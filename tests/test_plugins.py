@@ -16,7 +16,7 @@ import pytest
 from fakedist import good_dtype, install
 
 import woqfx
-from woqfx.errors import CollisionError, PluginError, UnknownNameError
+from woqfx.errors import CheckpointError, CollisionError, PluginError, UnknownNameError
 from woqfx.events import Committed, Event
 from woqfx.plugins import KINDS, PluginWarning, Registry
 from woqfx.settings import Settings
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BUILT_IN = {
-    "dtype": {"int8", "int4_clip", "int4_fullrange", "nf4", "fp4_e2m1"},
+    "dtype": {"int2", "int3", "int4_clip", "int4_fullrange", "int5", "int6", "int7", "int8"}
+    | {"fp4_bnb", "fp4_e2m1", "fp4_e2m1_itrex", "iq4_nl", "nf4"},
     "compute dtype": {"fp32", "bf16", "int8"},
     "algorithm": {"rtn"},
     "backend": {"torch_cpu"},
@@ -229,17 +230,19 @@ class TestInProcess:
 
 class TestLookUp:
     def test_a_format_knows_its_folder_and_a_broken_one_is_passed_over(self, tmp_path):
+        from woqfx import ModelFiles
+
         def plugin(*names):
             class Layout(woqfx.Format):
                 def __init__(self, name):
                     self.name = name
 
-                def detect(self, folder):
+                def detect(self, files):
                     if self.name == "aardvark":
                         raise RuntimeError("cannot look")
-                    return (folder / self.name).exists()
+                    return (files.path / self.name).exists()
 
-                def open(self, folder):
+                def open(self, files):
                     raise NotImplementedError
 
             return SimpleNamespace(f=woqfx.hookimpl(specname="woqfx_formats")(lambda: [Layout(name) for name in names]))
@@ -248,9 +251,13 @@ class TestLookUp:
         registry.register(plugin("zebra", "aardvark", "yak"), "layouts")
         (tmp_path / "zebra").touch()
         with pytest.warns(PluginWarning, match="'layouts' failed in format aardvark: RuntimeError: cannot look"):
-            assert registry.format_of(tmp_path).name == "zebra"
+            assert registry.format_of(ModelFiles(tmp_path)).name == "zebra"
+        (tmp_path / "yak").touch()
+        with pytest.raises(CheckpointError, match="taken for its own by formats yak and zebra"):
+            registry.format_of(ModelFiles(tmp_path))
         (tmp_path / "zebra").unlink()
-        assert registry.format_of(tmp_path) is None
+        (tmp_path / "yak").unlink()
+        assert registry.format_of(ModelFiles(tmp_path)) is None
 
     def test_an_unknown_name_gives_the_nearest(self):
         with pytest.raises(UnknownNameError, match=r"no dtype 'int4_clp'; did you mean int4_clip.*Installed: .*nf4"):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from woqfx import Codebook, GroupParams, IntegerGrid, QTensor, Scheme, quantize_nearest
 from woqfx.errors import CheckpointError
+from woqfx.testing.cases import with_offsets
 
 
 class Grid(IntegerGrid):
@@ -28,13 +30,16 @@ SCHEMES = {
     "codebook": (Book(), Scheme("book3", group_size=24)),
     "double": (Book(), Scheme("book3", group_size=16, double_quant=True)),
     "double-asym": (Grid(), Scheme("grid3", group_size=16, symmetric=False, double_quant=True)),
+    "offsets": (Grid(), Scheme("grid3", symmetric=False, scale_dtype="bf16")),
+    "double-offsets": (Grid(), Scheme("grid3", group_size=16, symmetric=False, double_quant=True)),
 }
 
 
 def make(case: str, *shape: int) -> QTensor:
     dtype, scheme = SCHEMES[case]
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return quantize_nearest(weight, dtype, scheme, name="w")
+    q = quantize_nearest(weight, dtype, scheme, name="w")
+    return with_offsets(q) if "offsets" in case else q
 
 
 @pytest.mark.parametrize("shape", [(4, 70), (3, 4, 70), (2, 3, 4, 70)], ids=str)
@@ -42,7 +47,7 @@ def make(case: str, *shape: int) -> QTensor:
 class TestParts:
     def test_specs_describe_the_tensors(self, case, shape):
         q = make(case, *shape)
-        specs = QTensor.specs(q.dtype, q.scheme, q.shape)
+        specs = QTensor.specs(q.dtype, q.scheme, q.shape, offsets="offsets" in case)
         assert {key: (part.dtype, tuple(part.shape)) for key, part in q.tensors().items()} == specs
         assert list(q.tensors()) == list(specs)
 
@@ -65,12 +70,65 @@ def test_dequantize_by_hand():
     assert (q.out_features, q.in_features) == (1, 5)
 
 
+def test_offsets_by_hand():
+    codes = torch.tensor([[0, 4, 7, 3, 5]], dtype=torch.uint8)
+    params = GroupParams(torch.tensor([[2.0, 0.5]]), offset=torch.tensor([[-8.5, 3.0]]))
+    q = QTensor.build(Grid(), Scheme("grid3", group_size=3, symmetric=False), codes, params)
+    assert q.dequantize().tolist() == [[-8.5, -0.5, 5.5, 4.5, 5.5]]
+    first = GroupParams(params.scale[:, 0], None, params.offset[:, 0])
+    assert Grid().decode(codes[:, :3], first).tolist() == [[-8.5, -0.5, 5.5]]
+    assert Grid().encode(q.dequantize()[:, :3], first).tolist() == [[0, 4, 7]]
+    assert (Grid().integers(codes[:, :3], first)[0]).tolist() == [[0, 4, 7]]
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q5_1"])
+def test_offsets_are_what_gguf_means_by_a_minimum(kind):
+    """The weights of GGUF's Q4_1 and Q5_1 blocks, as its own package decodes them: every bit."""
+    gguf = pytest.importorskip("gguf")
+    source = np.random.default_rng(0).standard_normal((6, 96), np.float32)
+    blocks = gguf.quants.quantize(source, gguf.GGMLQuantizationType[kind])
+    expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
+    bits, records = int(kind[1]), blocks.reshape(6, 3, -1)
+    scale, minimum = (torch.from_numpy(records[..., i : i + 2].copy().view(np.float16)[..., 0]) for i in (0, 2))
+    nibbles = records[..., -16:]
+    codes = np.concatenate([nibbles & 15, nibbles >> 4], -1)
+    if bits == 5:
+        high = np.unpackbits(records[..., 4:8], axis=-1, bitorder="little")
+        codes |= high << 4
+    grid = type("Grid", (IntegerGrid,), {"name": kind, "bits": bits})()
+    params = GroupParams(scale.float(), offset=minimum.float())
+    q = QTensor.build(grid, Scheme(kind, symmetric=False), torch.from_numpy(codes.reshape(6, 96)), params)
+    assert q.dequantize().numpy().tobytes() == expected.tobytes()
+
+
 def test_order_puts_inputs_back():
     q = make("sym", 4, 70)
     order = torch.randperm(70, generator=torch.Generator().manual_seed(1)).to(torch.int32)
     ordered = dataclasses.replace(q, order=order)
     plain, moved = q.dequantize(), ordered.dequantize()
     assert all(torch.equal(moved[:, order[j]], plain[:, j]) for j in range(70))
+
+
+def test_each_weight_of_a_stack_has_its_own_order():
+    orders = [torch.randperm(70, generator=torch.Generator().manual_seed(seed)).to(torch.int32) for seed in (1, 2)]
+    alone = [dataclasses.replace(make("asym", 4, 70), order=order) for order in orders]
+    q = QTensor.stack(alone, alone[0].scheme)
+    assert {k: (v.dtype, tuple(v.shape)) for k, v in q.tensors().items()} == QTensor.specs(
+        q.dtype, q.scheme, (2, 4, 70), ordered=True
+    )
+    for number, one in enumerate(alone):
+        assert torch.equal(q.dequantize()[number], one.dequantize())
+        assert torch.equal(q[number].dequantize(), one.dequantize())
+        assert torch.equal(q.matrices()[number].dequantize(), one.dequantize())
+
+
+@pytest.mark.parametrize("shape", [(4, 70), (3, 4, 70)], ids=str)
+def test_an_order_can_be_that_in_which_inputs_come(shape):
+    q = make("sym", *shape).ordered()
+    assert torch.equal(q.dequantize(), make("sym", *shape).dequantize())
+    assert q.ordered() is q
+    assert q.order.shape == (*shape[:-2], 70)
+    QTensor.from_tensors(q.dtype, q.scheme, q.shape, q.tensors(), name="w")
 
 
 @pytest.mark.parametrize("case", SCHEMES)
@@ -88,9 +146,11 @@ class TestViews:
         assert torch.equal(q.rows(index).dequantize(), q.dequantize()[index])
         assert torch.equal(q.rows(slice(1, 4)).dequantize(), q.dequantize()[1:4])
 
-    def test_flattened(self, case):
-        q = make(case, 3, 4, 70)
-        assert torch.equal(q.flattened().dequantize(), q.dequantize().view(12, 70))
+    def test_matrices(self, case):
+        q = make(case, 2, 3, 4, 70)
+        found = torch.stack([one.dequantize() for one in q.matrices()])
+        assert torch.equal(found, q.dequantize().view(6, 4, 70))
+        assert [one.shape for one in make(case, 4, 70).matrices()] == [(4, 70)]
 
 
 class TestHostileParts:
@@ -121,6 +181,19 @@ class TestHostileParts:
     def test_scales_that_are_not_finite(self, value):
         self.refuse(make("sym", 4, 70), "a scale is not finite", scales=torch.full((4, 3), value, dtype=torch.float16))
         self.refuse(make("double", 4, 70), "a scale is not finite", scale_offset=torch.tensor(value))
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+    def test_offsets_that_are_not_finite(self, value):
+        offsets = torch.full((4, 3), value, dtype=torch.bfloat16)
+        self.refuse(make("offsets", 4, 70), "an offset is not finite", offsets=offsets)
+
+    def test_offsets_where_there_is_no_place_for_them(self):
+        offsets = torch.zeros(4, 3, dtype=torch.bfloat16)
+        self.refuse(make("asym", 4, 70), "holds .*offsets.* where its scheme needs", offsets=offsets)
+        self.refuse(make("sym", 4, 70), "holds .*offsets.* where its scheme needs", offsets=offsets.half())
+        q = make("codebook", 4, 70)
+        scheme = dataclasses.replace(q.scheme, symmetric=False)
+        self.refuse(dataclasses.replace(q, scheme=scheme), "is a codebook", offsets=offsets.half())
 
     def test_zeros_beyond_the_bits(self):
         zeros = torch.full((4, 3), 8, dtype=torch.uint8)

@@ -78,10 +78,3 @@ class TestChangedModels:
         model = woqfx.quantize(tiny_model("llama"))
         model.generation_config.max_new_tokens = 7
         assert self.again(model, tmp_path / "out").generation_config.max_new_tokens == 7
-
-
-def test_transformers_own_way_of_saving_is_refused(tmp_path):
-    model = woqfx.quantize(tiny_model("llama"))
-    with pytest.raises(WoqfxError, match=r"use woqfx\.save"):
-        model.save_pretrained(tmp_path / "out")
-    assert not (tmp_path / "out").exists()

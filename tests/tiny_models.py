@@ -21,7 +21,7 @@ def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
     """The config of a tiny model of `family`; `changes` go to the config's class, under its own names."""
     import transformers
 
-    class_name, values = _FAMILIES[family]
+    class_name, values = {**_FAMILIES, **_FURTHER}[family]
     config: PreTrainedConfig = getattr(transformers, f"{class_name}Config")(**{**values(), **changes})
     return config
 
@@ -157,8 +157,14 @@ _FAMILIES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     ),
 }
 
-#: The names that `tiny_config` and `tiny_model` take.
+#: The usual families, which tests go through; `tiny_config` and `tiny_model` also take those of `_FURTHER`.
 FAMILIES = tuple(_FAMILIES)
+
+_FURTHER: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+    "smollm3": ("SmolLM3", _llama_like),
+    "granite": ("Granite", _llama_like),
+    "olmo2": ("Olmo2", _llama_like),
+}
 
 
 def processor_seconds(work: Callable[[], object]) -> float:

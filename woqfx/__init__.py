@@ -20,8 +20,9 @@ from woqfx.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from woqfx.accelerator import Accelerator
-    from woqfx.algorithm import Algorithm, Fold, Layer, NoOptions, Statistics, option
+    from woqfx.algorithm import Algorithm, Fold, Layer, Statistics
     from woqfx.api import load, plan, quantize, register, save, unregister
+    from woqfx.architecture import Architecture
     from woqfx.backend import Backend, PackedWeight, Support
     from woqfx.blocks.block import Block, Call, Feed
     from woqfx.calibration.contract import CalibrationSet, Document
@@ -32,23 +33,39 @@ if TYPE_CHECKING:
     from woqfx.clipping import data_fit, fit_to_data
     from woqfx.compute import ComputeDType
     from woqfx.cpu import CPU, this_cpu
+    from woqfx.dequantizing import dequantize
+    from woqfx.disk.shards import Shard
+    from woqfx.disk.tensorfile import Entry, Layout
+    from woqfx.doublequant import ScaleCodes, dynamic_map
     from woqfx.dtype import Codebook, DType, GroupParams, IntegerGrid
-    from woqfx.format import Format, StoredModel, StoredWeight
+    from woqfx.foreign.files import ModelFiles
+    from woqfx.foreign.gguf import BlockReader, GGUFModel
+    from woqfx.foreign.packed import Packed, PackedModel
+    from woqfx.foreign.roles import layers_of
+    from woqfx.format import Format, Obstacle, Output, StoredModel, StoredWeight
     from woqfx.groups import split_groups
+    from woqfx.layers import LayerInfo, Role
+    from woqfx.loading import assemble
     from woqfx.nearest import quantize_nearest
+    from woqfx.options import NoOptions, option
+    from woqfx.packing import pack, packed_width, unpack
     from woqfx.planning import Plan
     from woqfx.plugins import registry
     from woqfx.qtensor import QTensor
     from woqfx.roofline import Roofline
     from woqfx.scheme import Rule, Scheme
+    from woqfx.source.base import TensorInfo
+    from woqfx.transcoding import convert
+    from woqfx.transformers.config import WeightOnlyQuantConfig
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "plugins": ("registry",),
     "accelerator": ("Accelerator",),
-    "algorithm": ("Algorithm", "Fold", "Layer", "NoOptions", "Statistics", "option"),
+    "algorithm": ("Algorithm", "Fold", "Layer", "Statistics"),
     "api": ("load", "plan", "quantize", "register", "save", "unregister"),
+    "architecture": ("Architecture",),
     "backend": ("Backend", "PackedWeight", "Support"),
     "blocks.block": ("Block", "Call", "Feed"),
     "calibration.contract": ("CalibrationSet", "Document"),
@@ -59,14 +76,29 @@ _HOMES = {
     "clipping": ("data_fit", "fit_to_data"),
     "compute": ("ComputeDType",),
     "cpu": ("CPU", "this_cpu"),
+    "disk.shards": ("Shard",),
+    "disk.tensorfile": ("Entry", "Layout"),
+    "dequantizing": ("dequantize",),
+    "doublequant": ("ScaleCodes", "dynamic_map"),
     "dtype": ("Codebook", "DType", "GroupParams", "IntegerGrid"),
     "groups": ("split_groups",),
-    "format": ("Format", "StoredModel", "StoredWeight"),
+    "foreign.files": ("ModelFiles",),
+    "foreign.gguf": ("BlockReader", "GGUFModel"),
+    "foreign.roles": ("layers_of",),
+    "foreign.packed": ("Packed", "PackedModel"),
+    "format": ("Format", "Obstacle", "Output", "StoredModel", "StoredWeight"),
+    "layers": ("LayerInfo", "Role"),
+    "loading": ("assemble",),
     "nearest": ("quantize_nearest",),
+    "options": ("NoOptions", "option"),
+    "packing": ("pack", "packed_width", "unpack"),
     "planning": ("Plan",),
     "qtensor": ("QTensor",),
     "roofline": ("Roofline",),
     "scheme": ("Rule", "Scheme"),
+    "source.base": ("TensorInfo",),
+    "transcoding": ("convert",),
+    "transformers.config": ("WeightOnlyQuantConfig",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -74,8 +106,10 @@ __all__ = [
     "CPU",
     "Accelerator",
     "Algorithm",
+    "Architecture",
     "Backend",
     "Block",
+    "BlockReader",
     "Calibration",
     "CalibrationError",
     "CalibrationRequest",
@@ -85,32 +119,53 @@ __all__ = [
     "ComputeDType",
     "DType",
     "Document",
+    "Entry",
     "Feed",
     "Fold",
     "Format",
+    "GGUFModel",
     "GroupParams",
     "HubSet",
     "IntegerGrid",
     "Layer",
+    "LayerInfo",
+    "Layout",
+    "ModelFiles",
     "NoOptions",
+    "Obstacle",
+    "Output",
+    "Packed",
+    "PackedModel",
     "PackedWeight",
     "Plan",
     "QTensor",
+    "Role",
     "Roofline",
     "Rule",
+    "ScaleCodes",
     "Scheme",
+    "Shard",
     "Statistics",
     "StoredModel",
     "StoredWeight",
     "Subject",
     "Support",
+    "TensorInfo",
+    "WeightOnlyQuantConfig",
     "WoqfxError",
     "__version__",
+    "assemble",
+    "convert",
     "data_fit",
+    "dequantize",
+    "dynamic_map",
     "fit_to_data",
     "hookimpl",
+    "layers_of",
     "load",
     "option",
+    "pack",
+    "packed_width",
     "plan",
     "quantize",
     "quantize_nearest",
@@ -119,6 +174,7 @@ __all__ = [
     "save",
     "split_groups",
     "this_cpu",
+    "unpack",
     "unregister",
 ]
 

@@ -12,18 +12,13 @@ from torch import Tensor
 
 from woqfx.blocks.folding import fold
 from woqfx.dtype import DType
-from woqfx.errors import SchemeError
 from woqfx.nearest import quantize_nearest
+from woqfx.options import NoOptions
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme
 
 if TYPE_CHECKING:
     from woqfx.blocks.block import Block, Feed
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """The options of an algorithm that has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +27,8 @@ class Statistics:
 
     `moments` float32 [K, K] is the mean of the outer products x x^T: GPTQ's Hessian is twice that, and the mean square
     error of the output of a row w of weights that becomes w' is (w - w') moments (w - w')^T. `mean` and `mean_abs`,
-    float32 [K], are the means of x and |x|. All are zero if no token was seen.
+    float32 [K], are the means of x and |x|. All are zero if no token was seen. For an algorithm that asks for it
+    (`Algorithm.weighs_tokens`), the mean that `moments` is counts each token by its importance.
     """
 
     tokens: int
@@ -108,6 +104,11 @@ class Algorithm(ABC):
         return False
 
     @property
+    def weighs_tokens(self) -> bool:
+        """Whether in the moments that `round` gets, tokens count by how much the block's output depends on them."""
+        return False
+
+    @property
     def surveys(self) -> bool:
         """Whether `survey` shall be asked before the first block. The whole model must then fit into memory."""
         return False
@@ -138,22 +139,3 @@ class Algorithm(ABC):
 
     def __repr__(self) -> str:
         return f"<algorithm {self.name}: {self.options}>"
-
-
-def option(default: Any, help: str) -> Any:
-    """A field of `Options` with its help text."""
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
-def read_options(algorithm: type[Algorithm], given: Mapping[str, Any]) -> Any:
-    """Build an algorithm's options; names and simple types are checked, and errors list what exists."""
-    fields = {field.name: field for field in dataclasses.fields(algorithm.Options)}
-    for key, value in given.items():
-        if key not in fields:
-            known = ", ".join(sorted(fields)) or "none"
-            raise SchemeError(f"algorithm {algorithm.name} has no option {key!r}; its options: {known}")
-        kind = type(fields[key].default)
-        allowed = (int, float) if kind is float else kind
-        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-            raise SchemeError(f"option {key} of algorithm {algorithm.name} takes {kind.__name__}, not {value!r}")
-    return algorithm.Options(**given)

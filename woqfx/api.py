@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,24 +15,26 @@ from woqfx.blocks.report import report_file
 from woqfx.calibration import Calibration, CalibrationRequest, prepare_calibration
 from woqfx.calibration.request import Data
 from woqfx.config import adopt_generation
-from woqfx.disk.checkpoint import Checkpoint
 from woqfx.done import Done
-from woqfx.layers import install
-from woqfx.loading import assemble_quantized, load_model, open_checkpoint
+from woqfx.in_memory import QuantizedInMemory
+from woqfx.loading import load_model, open_checkpoint
 from woqfx.mixed.mixing import plan_within
+from woqfx.options import read_options
+from woqfx.places import Places
 from woqfx.planning import Plan, Propagate, Request
 from woqfx.plugins import registry
 from woqfx.progress import Progress, showing
 from woqfx.provenance import Provenance
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Rules
-from woqfx.skeleton import put
 from woqfx.source import ModuleSource, Source, open_source
+from woqfx.vocabularies import add_config
 
 
 def quantize(
     model: nn.Module | str | Path,
     *,
+    config: Any = None,
     algorithm: str = "rtn",
     dtype: str = "int4_clip",
     group_size: int = 32,
@@ -51,14 +55,16 @@ def quantize(
     tokenizer: Any = None,
     propagate: Propagate = "quantized",
     target_bits: float | None = None,
+    backend_options: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = "auto",
 ) -> nn.Module:
     """Quantize a model's weights, and return the model ready to run.
 
-    `model` is a live module (the same object comes back, its weights replaced), a folder, a `.gguf` file, or
-    a name on the Hugging Face Hub. With `out`, a checkpoint is written there as well; from a folder it is
+    `model` is a live module (the same object comes back, its weights replaced; from a backend that runs whole models
+    by itself a model of its own comes, and the module stays as it was), a folder, a `.gguf` file, or a name on the
+    Hugging Face Hub. With `out`, a checkpoint is written there as well; from a folder it is
     streamed, one tensor at a time, and a killed run goes on when it is called again.
 
     Linear layers and stacks of experts are quantized; embeddings and the output head are kept, and so is
@@ -71,41 +77,62 @@ def quantize(
     `column`, `split` and `tokenizer`); `calibration_seed` decides which texts are taken. `propagate` is what each block
     sees of those before it: "quantized" for what they give once they are quantized, or "float".
 
+    `config` is a configuration that says all that: transformers' `AwqConfig`, `GPTQConfig` or `BitsAndBytesConfig`, the
+    original's `WeightOnlyQuantConfig`, or a dictionary of one (docs/configurations.md). Arguments that it leaves open
+    can be given beside it.
+
     With `target_bits`, weights take so many bits each in the mean, scales included: on calibration data it is measured
     which layers need more and which can do with less, and each gets a dtype and group size of its own.
 
-    `progress` is "auto" (a bar on a terminal), "bar", "json" or "none".
+    `backend_options` are those of a backend that runs whole models (see `woqfx.load`). `progress` is "auto" (a bar on a
+    terminal), "bar", "json" or "none".
 
     Raises `PlanError` with every problem at once, before any work is done; `SourceError`, `WeightError` and
     `OutputError` for what only shows on the way.
     """
     source = open_source(model)
-    plan = plan_within(
-        source,
-        Request.read(
-            algorithm=algorithm,
-            backend=backend,
-            rules=rules,
-            options=options,
-            calibration=CalibrationRequest(calibration, samples, seq_len, calibration_seed, column, split, tokenizer),
-            propagate=propagate,
-            dtype=dtype,
-            group_size=group_size,
-            symmetric=symmetric,
-            scale_dtype=scale_dtype,
-            double_quant=double_quant,
-            compute_dtype=compute_dtype,
-            outlier_threshold=outlier_threshold,
-        ),
-        target_bits,
+    request = read_request(
+        config,
+        algorithm=algorithm,
+        backend=backend,
+        rules=rules,
+        options=options,
+        calibration=calibration,
+        samples=samples,
+        seq_len=seq_len,
+        calibration_seed=calibration_seed,
+        column=column,
+        split=split,
+        tokenizer=tokenizer,
+        propagate=propagate,
+        dtype=dtype,
+        group_size=group_size,
+        symmetric=symmetric,
+        scale_dtype=scale_dtype,
+        double_quant=double_quant,
+        compute_dtype=compute_dtype,
+        outlier_threshold=outlier_threshold,
     )
+    plan = plan_within(source, request, target_bits)
     plan.check()
     if isinstance(source, ModuleSource):
-        return _quantize_module(source, plan, out, overwrite=overwrite, progress=progress)
+        return _quantize_module(source, plan, out, backend_options, overwrite=overwrite, progress=progress)
     if out is None:
-        return _quantize_into_memory(source, plan, progress)
+        return _quantize_into_memory(source, plan, backend_options, progress)
     quantize_to(source, plan, out, overwrite=overwrite, progress=progress)
-    return load(out, backend=backend)
+    return load(out, backend=request.backend, backend_options=backend_options)
+
+
+def read_request(config: Any, **given: Any) -> Request:
+    """The request that arguments of `quantize` and `plan` make, those that a configuration asks for among them."""
+    parameters = inspect.signature(plan).parameters.values()
+    defaults = {one.name: one.default for one in parameters if one.name not in ("model", "config", "target_bits")}
+    arguments = {**defaults, **given}
+    if config is not None:
+        arguments = add_config(config, arguments, defaults)
+    data = {name: arguments.pop(name) for name in ("samples", "seq_len", "column", "split", "tokenizer")}
+    asked = CalibrationRequest(arguments.pop("calibration"), seed=arguments.pop("calibration_seed"), **data)
+    return Request.read(calibration=asked, **arguments)
 
 
 def quantize_to(
@@ -133,9 +160,17 @@ def calibrate(source: Source, plan: Plan) -> Calibration | None:
 
 
 def _quantize_module(
-    source: ModuleSource, plan: Plan, out: str | Path | None, *, overwrite: bool, progress: Progress
+    source: ModuleSource,
+    plan: Plan,
+    out: str | Path | None,
+    backend_options: Mapping[str, Any] | None,
+    *,
+    overwrite: bool,
+    progress: Progress,
 ) -> nn.Module:
     """All weights are quantized and packed before the first is replaced: an error leaves the module as it was."""
+    backend = registry().backend(plan.request.backend)
+    options = read_options(f"backend {backend.name}", backend.Options, backend_options or {})
     calibration = calibrate(source, plan)
     steps = (
         engine.quantize_in_memory(source, plan, calibration)
@@ -145,43 +180,61 @@ def _quantize_module(
     with showing(progress):
         done = {step.name: step for step in steps}
     model = source.skeleton
-    record = _provenance(source, plan, calibration, done)
-    backend = registry().backend(plan.request.backend)
+    record = provenance_of_run(source, plan, calibration, _facts(done))
+    own = backend.model(QuantizedInMemory(source, plan, done.values()), model, options)
+    if own is not None:
+        return _finished(own, record, source.label)
     packed = {
         name: backend.pack(step.result, plan.quantized[name].float_dtype)
         for name, step in done.items()
         if isinstance(step.result, QTensor)
     }
+    places = Places(model, source.label)
     for name, step in done.items():
         if isinstance(step.result, QTensor):
-            install(model, name, packed[name])
+            places.install(name, packed[name])
         elif step.changed:
-            put(model, name, step.result, source.label)
+            places.put(name, step.result)
     record.attach(model)
     return model
 
 
-def _quantize_into_memory(source: Source, plan: Plan, progress: Progress) -> nn.Module:
+def _quantize_into_memory(
+    source: Source, plan: Plan, backend_options: Mapping[str, Any] | None, progress: Progress
+) -> nn.Module:
     calibration = calibrate(source, plan)
     with showing(progress):
         done = {step.name: step for step in engine.quantize_in_memory(source, plan, calibration)}
-    model = assemble_quantized(source, plan, done.values())
-    origin = _provenance(source, plan, calibration, done)
-    adopt_generation(model, origin.sidecars, source.label)
+    backend, made = registry().backend(plan.request.backend), QuantizedInMemory(source, plan, done.values())
+    model = load_model(made, backend, copy.deepcopy(source.skeleton), backend_options)
+    return _finished(model, provenance_of_run(source, plan, calibration, _facts(done)), source.label)
+
+
+def _finished(model: nn.Module, origin: Provenance, label: str) -> nn.Module:
+    """What a loaded model knows beside its weights."""
+    adopt_generation(model, origin.sidecars, label)
     origin.attach(model)
     return model
 
 
-def _provenance(source: Source, plan: Plan, calibration: Calibration | None, done: Mapping[str, Done]) -> Provenance:
-    errors = {name: step.error for name, step in done.items() if name in plan.quantized}
+def _facts(done: Mapping[str, Done]) -> dict[str, Mapping[str, Any]]:
+    return {name: step.facts() for name, step in done.items()}
+
+
+def provenance_of_run(
+    source: Source, plan: Plan, calibration: Calibration | None, facts: Mapping[str, Mapping[str, Any]]
+) -> Provenance:
+    """What a model remembers of the run that quantized it; `facts` are those of each tensor (`Done.facts`)."""
+    errors = {name: of_one["error"] for name, of_one in facts.items() if name in plan.quantized}
     request = engine.describe_request(plan, calibration)
-    files = {**source.sidecars(), **report_file(request, {name: step.facts() for name, step in done.items()})}
+    files = {**source.sidecars(), **report_file(request, facts)}
     return Provenance(request, errors, source.config(), dict(source.aliases), files)
 
 
 def plan(
     model: nn.Module | str | Path,
     *,
+    config: Any = None,
     algorithm: str = "rtn",
     dtype: str = "int4_clip",
     group_size: int = 32,
@@ -207,12 +260,19 @@ def plan(
 
     Reads headers only, whatever the model's size; with `target_bits`, it goes through the whole model.
     """
-    request = Request.read(
+    request = read_request(
+        config,
         algorithm=algorithm,
         backend=backend,
         rules=rules,
         options=options,
-        calibration=CalibrationRequest(calibration, samples, seq_len, calibration_seed, column, split, tokenizer),
+        calibration=calibration,
+        samples=samples,
+        seq_len=seq_len,
+        calibration_seed=calibration_seed,
+        column=column,
+        split=split,
+        tokenizer=tokenizer,
         propagate=propagate,
         dtype=dtype,
         group_size=group_size,
@@ -225,20 +285,23 @@ def plan(
     return plan_within(open_source(model), request, target_bits)
 
 
-def load(path: str | Path, *, backend: str = "torch_cpu", model: nn.Module | None = None) -> nn.Module:
+def load(
+    path: str | Path,
+    *,
+    backend: str = "torch_cpu",
+    model: nn.Module | None = None,
+    backend_options: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Load a checkpoint, ready to run: `model.generate(...)` for a language model.
 
     `model` is the module tree for a checkpoint that was made from a module transformers does not know; its
-    weights are replaced, and it is returned. Raises `CheckpointError`, or `UnfinishedError` for a run that
-    was stopped, and `PlanError` if the backend cannot run the checkpoint.
+    weights are replaced, and it is returned. `backend_options` are the backend's own (its `Options`). Raises
+    `CheckpointError`, or `UnfinishedError` for a run that was stopped, and `PlanError` if the backend cannot run the
+    checkpoint.
     """
     stored = open_checkpoint(Path(path))
-    loaded = load_model(stored, registry().backend(backend), model)
-    if isinstance(stored, Checkpoint):
-        origin = stored.provenance()
-        adopt_generation(loaded, origin.sidecars, stored.label)
-        origin.attach(loaded)
-    return loaded
+    loaded = load_model(stored, registry().backend(backend), model, backend_options)
+    return _finished(loaded, Provenance.of(stored), stored.label)
 
 
 def save(model: nn.Module, out: str | Path, *, overwrite: bool = False) -> None:

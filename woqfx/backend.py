@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from woqfx.cpu import CPU
 from woqfx.dtype import DType
+from woqfx.options import NoOptions
 from woqfx.qtensor import QTensor
 from woqfx.roofline import Roofline, measured_with_torch
 from woqfx.scheme import Scheme
@@ -69,6 +70,11 @@ class PackedWeight(nn.Module, ABC):
     @abstractmethod
     def rows(self, index: Tensor) -> Tensor:
         """Rows `index` [...] of a weight [N, K] as `float_dtype` [..., K]: an embedding's look-up."""
+
+    @property
+    def data(self) -> Tensor:
+        """What a parameter holds, and writers into it ask for (adapters that merge): there is no such tensor."""
+        raise TypeError("a quantized weight has no dense data: call woqfx.dequantize(model) first")
 
     @property
     def T(self) -> TransposedWeight:  # noqa: N802 - torch's name
@@ -144,6 +150,8 @@ class Backend(ABC):
 
     #: The name that the command line uses.
     name: ClassVar[str]
+    #: A frozen dataclass: what `backend_options` of `woqfx.load` may set.
+    Options: ClassVar[type[Any]] = NoOptions
 
     @abstractmethod
     def supports(self, scheme: Scheme, dtype: DType, shape: tuple[int, ...], cpu: CPU) -> Support:
@@ -151,10 +159,30 @@ class Backend(ABC):
 
     @abstractmethod
     def pack(self, q: QTensor, float_dtype: torch.dtype) -> PackedWeight:
-        """Prepare a weight for this machine, in memory. `float_dtype` is the type that the weight had."""
+        """Prepare a weight for this machine, in memory. `float_dtype` is the type that the weight had.
 
-    def model(self, stored: StoredModel) -> nn.Module | None:
+        Loading calls it from several threads at once.
+        """
+
+    def packer(self, stored: StoredModel, options: Any) -> Callable[[str], PackedWeight]:
+        """What gives the weights of a checkpoint, by name, packed. `options` are an instance of `Options`.
+
+        The default reads a weight and packs it; a backend that keeps packed weights in files may have no need to.
+        """
+        return lambda name: self.pack(stored.read_weight(name), stored.weights[name].float_dtype)
+
+    def obstacles(self, model: nn.Module) -> Sequence[str]:
+        """Why it cannot run this model as a whole, whatever its weights' schemes: each with what would work.
+
+        `model` may be on the meta device. The default is none: whoever runs packed weights runs any module tree.
+        """
+        return ()
+
+    def model(self, stored: StoredModel, skeleton: nn.Module, options: Any) -> nn.Module | None:
         """A running model from a checkpoint, for a backend that runs whole models by itself.
+
+        `skeleton` is the module tree that the checkpoint's config describes, which may be on the meta device; each
+        tensor of `stored` has a place in it. It must be left as it is. `options` are an instance of `Options`.
 
         The default is None: each weight is packed, and takes its place in transformers' module tree.
         """

@@ -21,10 +21,19 @@ from woqfx.source.files import parse_object
 from woqfx.source.metadata import GENERATION_CONFIG
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # What may have transformers fetch or run code, what names a place of another machine, and what is woqfx's own.
-_DROPPED = frozenset({"quantization_config", "auto_map", "trust_remote_code", "custom_pipelines", "_name_or_path"})
+_DROPPED = frozenset(
+    {
+        "quantization_config",
+        "auto_map",
+        "trust_remote_code",
+        "custom_pipelines",
+        "_name_or_path",
+        "transformers_weights",
+    }
+)
 _DROPPED_PREFIXES = ("_attn_implementation", "_experts_implementation", "attn_implementation", "experts_implementation")
 
 # Numbers of things (layers, labels) that some Python loop may count up to, and words in names of other large numbers.
@@ -60,17 +69,27 @@ def build(config: Mapping[str, Any], tensors: int, label: str) -> PreTrainedMode
     """
     from transformers import AutoConfig
 
-    if excess := next(_excessive("", config), None):
-        raise CheckpointError(f"{label}: config.json has {excess}, more than any model has; fetch the checkpoint again")
+    check_numbers(config, f"{label}: config.json")
     try:
         parsed = AutoConfig.for_model(**config)
     except Exception as error:  # values from a file, checked by any of some hundred config classes
         raise CheckpointError(
             f"{label}: config.json describes no model that transformers knows: {str(error)[:500]}"
         ) from error
+    return build_parsed(parsed, tensors, label)
+
+
+def check_numbers(config: Mapping[str, Any], where: str) -> None:
+    """Raise `CheckpointError` for numbers that no model has and some constructor might count up to."""
+    if excess := next(_excessive("", config), None):
+        raise CheckpointError(f"{where} has {excess}, more than any model has; fetch the checkpoint again")
+
+
+def build_parsed(config: PreTrainedConfig, tensors: int, label: str) -> PreTrainedModel:
+    """The same of a config that transformers has parsed, from numbers that were checked."""
     try:
         with _at_most(10 * tensors + _SPARE_MODULES):
-            model = build_skeleton(parsed)
+            model = build_skeleton(config)
     except SourceError as error:
         raise CheckpointError(f"{label}: {str(error)[:500]}") from error
     _check_buffers(model, label)

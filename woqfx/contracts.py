@@ -16,6 +16,7 @@ from woqfx.calibration.contract import CalibrationSet
 from woqfx.compute import ComputeDType
 from woqfx.cpu import this_cpu
 from woqfx.dtype import Codebook, DType, IntegerGrid
+from woqfx.errors import SettingError
 from woqfx.format import Format
 from woqfx.nearest import quantize_nearest, round_rows
 from woqfx.qtensor import QTensor
@@ -31,10 +32,12 @@ _OPTION_TYPES = (bool, int, float, str)
 
 
 def fault_of(kind: str, thing: Any) -> str:
-    """Why `thing` cannot serve as a `kind`, or an empty string."""
+    """Why `thing` cannot serve as a `kind`, or an empty string. A `SettingError` is not its fault and goes through."""
     contract, check = _CHECKS[kind]
     try:
         return _form_fault(kind, contract, thing) or check(thing)
+    except SettingError:
+        raise
     except (Exception, SystemExit) as error:
         return f"{getattr(thing, 'name', kind)}: {type(error).__name__} when it was tried: {error}"
 

@@ -2,7 +2,7 @@
 
 A dtype is one of two families, both of them plain data, so that one kernel serves every member:
 
-* `IntegerGrid`: 2^bits equal steps, w ~ (code - zero) * scale.
+* `IntegerGrid`: 2^bits equal steps, w ~ (code - zero) * scale, or code * scale + offset.
 * `Codebook`: up to 2^bits levels of any value, w ~ levels[code] * scale.
 
 Codes are unsigned. In what follows `g` is the width of a group, and "groups" is any float32 tensor
@@ -31,16 +31,23 @@ def scale_storage(scale_dtype: str) -> torch.dtype:
 
 @dataclass(frozen=True)
 class GroupParams:
-    """What turns codes into weights: float32 `scale` [...] and, if asymmetric, `zero` [...].
+    """What turns codes into weights: float32 `scale` [...] and, if asymmetric, `zero` [...] or `offset` [...].
 
-    `zero` is the code (a whole number, held as float32) that stands for the weight 0.
+    `zero` is the code (a whole number, held as float32) that stands for the weight 0: w ~ (code - zero) * scale.
+    `offset` is the weight that code 0 stands for, any number: w ~ code * scale + offset (GGUF's Q4_1 and Q5_1).
     """
 
     scale: Tensor
     zero: Tensor | None = None
+    offset: Tensor | None = None
+
+    def of_groups(self, which: slice) -> GroupParams:
+        """Those of some groups of all rows, [..., G] to [..., n]."""
+        zero, offset = (None if part is None else part[..., which] for part in (self.zero, self.offset))
+        return GroupParams(self.scale[..., which], zero, offset)
 
     def stored_as(self, scale_dtype: str) -> GroupParams:
-        """The same with scales rounded to the type that stores them, still held as float32.
+        """The same with scales and offsets rounded to the type that stores them, still held as float32.
 
         A scale too small for that type becomes its smallest normal number, at which the group is
         still stored to within half a step. One too large becomes infinite, which `woqfx.nearest`
@@ -53,7 +60,8 @@ class GroupParams:
         floor = torch.finfo(storage).smallest_normal
         if not bool((rounded.abs() >= floor).all()):
             rounded = torch.copysign(rounded.abs().clamp_(min=floor), self.scale)
-        return GroupParams(rounded, self.zero)
+        offset = None if self.offset is None else self.offset.to(storage).to(torch.float32)
+        return GroupParams(rounded, self.zero, offset)
 
 
 class DType(ABC):
@@ -91,7 +99,8 @@ class DType(ABC):
     def integers(self, codes: Tensor, params: GroupParams) -> tuple[Tensor, Tensor]:
         """Codes as whole numbers for integer arithmetic: float32 [..., g], and the scale [...] that goes with them.
 
-        For a codebook these are its levels rounded once to int8; for an integer grid, `code - zero`.
+        For a codebook these are its levels rounded once to int8; for an integer grid, `code - zero`, or, where
+        groups have an offset, which is added elsewhere, `code`.
         """
 
     def __repr__(self) -> str:
@@ -142,14 +151,18 @@ class IntegerGrid(DType):
 
     def encode(self, groups: Tensor, params: GroupParams) -> Tensor:
         """See `DType.encode`."""
-        steps = (groups / params.scale.unsqueeze(-1)).round_()
-        steps += self.middle if params.zero is None else params.zero.unsqueeze(-1)
+        if params.offset is not None:
+            steps = ((groups - params.offset.unsqueeze(-1)) / params.scale.unsqueeze(-1)).round_()
+        else:
+            steps = (groups / params.scale.unsqueeze(-1)).round_()
+            steps += self.middle if params.zero is None else params.zero.unsqueeze(-1)
         # By way of int16, three times as fast: PyTorch converts float32 to uint8 one number at a time.
         return steps.clamp_(0, self.top).to(torch.int16).to(torch.uint8)
 
     def decode(self, codes: Tensor, params: GroupParams) -> Tensor:
         """See `DType.decode`."""
-        return self._steps(codes, params).mul_(params.scale.unsqueeze(-1))
+        weights = self._steps(codes, params).mul_(params.scale.unsqueeze(-1))
+        return weights if params.offset is None else weights.add_(params.offset.unsqueeze(-1))
 
     def integers(self, codes: Tensor, params: GroupParams) -> tuple[Tensor, Tensor]:
         """See `DType.integers`."""
@@ -157,6 +170,8 @@ class IntegerGrid(DType):
 
     def _steps(self, codes: Tensor, params: GroupParams) -> Tensor:
         steps = codes.to(torch.float32)
+        if params.offset is not None:
+            return steps
         steps -= self.middle if params.zero is None else params.zero.unsqueeze(-1)
         return steps
 

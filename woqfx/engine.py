@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from woqfx.blocks.report import blocks_of, report_file, write_timings
 from woqfx.calibration import Calibration
 from woqfx.disk.checkpoint import small_files
 from woqfx.disk.manifest import FileFacts, Manifest, natural
-from woqfx.disk.writer import SHARD_BYTES, Parts, open_writer
+from woqfx.disk.output import refuse_inside
+from woqfx.disk.shards import SHARD_BYTES, Parts, safetensors_shards
+from woqfx.disk.writer import open_writer
 from woqfx.done import Done
-from woqfx.errors import OutputError, SourceError
+from woqfx.errors import SourceError
 from woqfx.format import StoredWeight
 from woqfx.memory import single_threaded
 from woqfx.planning import IN_PROGRESS, Plan
@@ -33,11 +35,16 @@ from woqfx.qtensor import QTensor
 from woqfx.reporting import Report, reporting
 from woqfx.source import Source
 
+#: The same without a disk to wait for: enough for the next weight to be made while one is packed.
+_AHEAD_IN_MEMORY = 32 << 20
 
-def quantize_tensors(source: Source, plan: Plan, names: list[str], workers: int = 1) -> Iterator[Done]:
+
+def quantize_tensors(
+    source: Source, plan: Plan, names: list[str], workers: int = 1, in_progress: int = IN_PROGRESS
+) -> Iterator[Done]:
     """Quantize or pass on these tensors of `source`, in order, while the caller does something with those before.
 
-    At most `workers` threads each work on a tensor of their own. They run ahead by as many tensors as `IN_PROGRESS`
+    At most `workers` threads each work on a tensor of their own. They run ahead by as many tensors as `in_progress`
     bytes hold, or one: so they have something to do while the caller waits for the disk.
     """
     sizes = {name: prod(info.shape) * info.dtype.itemsize for name, info in source.tensors.items()}
@@ -52,7 +59,7 @@ def quantize_tensors(source: Source, plan: Plan, names: list[str], workers: int 
     try:
         ahead: deque[tuple[str, Future[Done]]] = deque()
         for name in names:
-            while ahead and sizes[name] + sum(sizes[one] for one, _ in ahead) > IN_PROGRESS:
+            while ahead and sizes[name] + sum(sizes[one] for one, _ in ahead) > in_progress:
                 yield ahead.popleft()[1].result()
             ahead.append((name, pool.submit(work, name)))
         while ahead:
@@ -74,10 +81,11 @@ def quantize_all(
     earlier: Mapping[str, Any],
     report: Report,
     workers: int,
+    in_progress: int = IN_PROGRESS,
 ) -> Iterator[Done]:
     """Go through the tensors that are `left`, in the order of `_order`; `earlier` holds the facts of the others."""
     outside = [name for name in left if not any(block.holds(name) for block in plan.blocks)]
-    yield from quantize_tensors(source, plan, outside, workers)
+    yield from quantize_tensors(source, plan, outside, workers, in_progress)
     if calibration is None or len(outside) == len(left):
         return
     workers = max(workers, torch.get_num_threads())
@@ -110,29 +118,29 @@ def write_checkpoint(
     `SourceError` and `WeightError`; what was committed until then is kept, and a checkpoint that was there before
     stays as it was.
     """
-    _refuse_inside(out, source)
+    if source.resumable:
+        refuse_inside(out, Path(source.label))
     fingerprint = source.fingerprint()
     request = describe_request(plan, calibration)
     run = _describe_run(source, plan, request, shard_bytes, fingerprint)
     items = _items(source, plan)
     writer = open_writer(
         out,
-        items,
+        safetensors_shards(items, shard_bytes),
         run,
         overwrite=overwrite,
         resumable=source.resumable,
-        shard_bytes=shard_bytes,
         check=lambda writer: check_boundaries(writer.work, find_boundaries(plan.blocks, writer.facts)),
     )
     left = [name for name in items if name not in writer.facts]
     with (
         closing(writer),
         closing(Store(writer.work)) as store,
-        reporting(source, plan, out, len(items), earlier=writer.facts) as report,
+        _reporting(source, plan, out, len(items), writer.facts) as report,
     ):
         for done in quantize_all(source, plan, calibration, store, left, dict(writer.facts), report, workers):
             committed = writer.write(done.name, done.parts(), done.facts(), commit=done.block is not None)
-            report.done(done)
+            _report(report, done)
             if committed:
                 report.committed(writer.nbytes)
             yield done
@@ -149,10 +157,24 @@ def write_checkpoint(
 def quantize_in_memory(source: Source, plan: Plan, calibration: Calibration | None = None) -> Iterator[Done]:
     """Quantize all of `source` without writing anything."""
     names = _order(source, plan)
-    with reporting(source, plan, None, len(names), earlier=()) as report, closing(Store(None)) as store:
-        for done in quantize_all(source, plan, calibration, store, names, {}, report, 1):
-            report.done(done)
+    with _reporting(source, plan, None, len(names), ()) as report, closing(Store(None)) as store:
+        for done in quantize_all(source, plan, calibration, store, names, {}, report, 1, _AHEAD_IN_MEMORY):
+            _report(report, done)
             yield done
+
+
+def _reporting(
+    source: Source, plan: Plan, out: Path | None, tensors: int, earlier: Collection[str]
+) -> AbstractContextManager[Report]:
+    weights = {name: planned.weights for name, planned in plan.quantized.items()}
+    blocks = [block.name for block in plan.blocks]
+    return reporting(source.label, weights, out, tensors, earlier=earlier, blocks=blocks)
+
+
+def _report(report: Report, done: Done) -> None:
+    report.done(done.name, done.error)
+    if done.block is not None:
+        report.block_done(done.block)
 
 
 def describe_request(plan: Plan, calibration: Calibration | None) -> dict[str, Any]:
@@ -209,13 +231,6 @@ def _describe_run(
         "request": dict(request),
         "shard_bytes": shard_bytes,
     }
-
-
-def _refuse_inside(out: Path, source: Source) -> None:
-    """Refuse to write into the model that is read."""
-    origin = Path(source.label).resolve()
-    if source.resumable and origin in (out.resolve(), *out.resolve().parents):
-        raise OutputError(f"{out} is inside the model that is read, {source.label}: choose another folder")
 
 
 def _manifest(

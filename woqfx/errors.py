@@ -12,6 +12,10 @@ class WoqfxError(Exception):
     """The root: catching it catches all of woqfx's own errors."""
 
 
+class SettingError(WoqfxError):
+    """An environment variable asks for what cannot be had. It stops the program: no plugin is at fault."""
+
+
 class PluginError(WoqfxError):
     """A plugin could not be loaded, provided something unusable, or misbehaved."""
 
@@ -37,6 +41,14 @@ class PlanError(WoqfxError):
         super().__init__(f"the plan has {count}:\n" + "\n".join(f"  - {p}" for p in problems))
 
 
+class ConfigError(WoqfxError, ValueError):
+    """A configuration object asks for what cannot be meant or done; `problems` lists every reason at once."""
+
+    def __init__(self, title: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(f"{title}:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
 class SourceError(WoqfxError):
     """The model to read is missing, damaged, or of a kind that woqfx does not know."""
 
@@ -59,3 +71,11 @@ class CheckpointError(WoqfxError):
 
 class UnfinishedError(CheckpointError):
     """The folder holds a run that has not finished; the message says how to go on."""
+
+
+class SettingsError(WoqfxError, ValueError):
+    """A generation was asked for in a way that cannot be meant, or that this model cannot do."""
+
+
+class GenerationError(WoqfxError):
+    """A generation could not be carried out, or gave what cannot be used."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _RUNS = 3
 #: Float32 copies of a block's weights at a time: as it is, rescaled, and rounded.
 _COPIES = 3
+#: The same of all weights of the blocks while an algorithm looks at the whole model; with their gradients.
+_SURVEY_COPIES = 4
 #: Boundaries whose activations are held at a time: what goes in, what comes out, what should come out.
 _BOUNDARIES = 3
 
@@ -33,10 +35,17 @@ class Estimate:
     memory: int
 
 
-def estimate(source: Source, blocks: Iterable[BlockInfo], plans: Iterable[LayerPlan], tokens: int) -> Estimate:
-    """For running these blocks on so many tokens. Experts count as if all tokens reached one in four of them."""
+def estimate(
+    source: Source, blocks: Iterable[BlockInfo], plans: Iterable[LayerPlan], tokens: int, *, surveys: bool = False
+) -> Estimate:
+    """For running these blocks on so many tokens. Experts count as if all tokens reached one in four of them.
+
+    `surveys` says that an algorithm looks at the whole model first (`Algorithm.surveys`): it is then in memory in
+    float32, with copies of the weights in its blocks, and the second moments of all their inputs.
+    """
     listed = list(plans)
     operations, largest = 0.0, 0
+    survey = sum(4 * prod(info.shape) for info in source.tensors.values())
     for block in blocks:
         inside = [plan for plan in listed if block.holds(plan.layer.weight)]
         weights = sum(prod(plan.layer.shape) / (1 if len(plan.layer.shape) == 2 else 4) for plan in inside)
@@ -44,9 +53,10 @@ def estimate(source: Source, blocks: Iterable[BlockInfo], plans: Iterable[LayerP
         operations += 2 * tokens * (_RUNS * weights + sum(moments.values()) / 8)
         size = sum(4 * prod(info.shape) for name, info in source.tensors.items() if block.holds(name))
         largest = max(largest, _COPIES * size + sum(moments.values()))
+        survey += _SURVEY_COPIES * size + sum(moments.values())
     hidden = max((plan.layer.shape[-1] for plan in listed), default=0)
     held = min(IN_MEMORY, _BOUNDARIES * 4 * tokens * hidden)
-    return Estimate(operations / _rate(), largest + held)
+    return Estimate(operations / _rate(), max(largest + held, survey if surveys else 0))
 
 
 def _rate() -> float:

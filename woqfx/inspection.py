@@ -12,10 +12,8 @@ from typing import Any
 
 from woqfx.backend import Support
 from woqfx.cpu import this_cpu
-from woqfx.disk.checkpoint import Checkpoint
 from woqfx.disk.journal import Journal
-from woqfx.disk.manifest import MANIFEST
-from woqfx.disk.output import JOURNAL, WORK, items_of
+from woqfx.disk.output import JOURNAL, MARKERS, WORK, items_of
 from woqfx.format import StoredModel
 from woqfx.loading import open_checkpoint
 from woqfx.plugins import registry
@@ -51,7 +49,8 @@ class WeightFacts:
 class Inspection:
     """A checkpoint from its headers: nothing but sizes and the manifest is read.
 
-    `nbytes` are those of all its files. `request` is what was asked for, empty if the format does not say.
+    `nbytes` are those of all its files. `request` is what was asked for, empty if the format does not say. `notes` tell
+    of single tensors, for instance of those that had to be dequantized.
     """
 
     path: Path
@@ -60,6 +59,7 @@ class Inspection:
     kept: int
     nbytes: int
     request: Mapping[str, Any]
+    notes: Mapping[str, str]
 
     @cached_property
     def bits_per_weight(self) -> float:
@@ -86,6 +86,7 @@ class Inspection:
             "quantized_bytes": self.quantized_bytes,
             "kept_tensors": self.kept,
             "request": dict(self.request),
+            "notes": dict(self.notes),
             "backend": self.backend,
             "weights": [
                 {
@@ -144,26 +145,25 @@ def inspect(path: str | Path, backend: str = "torch_cpu") -> Inspection | Unfini
     Raises `CheckpointError` for what is neither, and `UnknownNameError` for a backend or dtype that is not installed.
     """
     path = Path(path)
-    run = unfinished(path)
-    if run is not None and not (path / MANIFEST).is_file():
+    run = unfinished(path) if path.is_dir() else None
+    if run is not None and not any((path / marker).is_file() for marker in MARKERS):
         return run
     stored = open_checkpoint(path)
-    request = stored.manifest.request if isinstance(stored, Checkpoint) else {}
     weights = _facts(stored, backend)
-    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-    return Inspection(path, backend, weights, len(stored.kept), size, request)
+    size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file())
+    return Inspection(path, backend, weights, len(stored.kept), size, stored.request, stored.notes)
 
 
 def _facts(stored: StoredModel, backend_name: str) -> tuple[WeightFacts, ...]:
     backend = registry().backend(backend_name)
-    errors: Mapping[str, float | None] = stored.manifest.errors if isinstance(stored, Checkpoint) else {}
     facts = []
     for name, weight in stored.weights.items():
         dtype = registry().dtype(weight.scheme.dtype)
-        specs = QTensor.specs(dtype, weight.scheme, weight.shape).values()
+        parts = QTensor.specs(dtype, weight.scheme, weight.shape, ordered=weight.ordered, offsets=weight.offsets)
+        specs = parts.values()
         nbytes = sum(prod(shape) * kind.itemsize for kind, shape in specs)
         support = backend.supports(weight.scheme, dtype, weight.shape, this_cpu())
-        facts.append(WeightFacts(name, weight.scheme, weight.shape, nbytes, errors.get(name), support))
+        facts.append(WeightFacts(name, weight.scheme, weight.shape, nbytes, stored.errors.get(name), support))
     return tuple(facts)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -81,7 +80,7 @@ def _layers_of(name: str, module: nn.Module, heads: set[int]) -> Iterator[tuple[
     elif isinstance(module, nn.Linear) and weight is not None:
         role = Role.HEAD if id(module) in heads else Role.LINEAR
         yield LayerInfo(name, path, role, tuple(weight.shape), obstacle=_obstacle(name, module)), weight
-    elif type(module).__name__ == "Conv1D" and hasattr(module, "nf") and weight is not None:
+    elif is_transposed(module) and weight is not None:
         yield LayerInfo(name, path, Role.LINEAR, (weight.shape[1], weight.shape[0]), True), weight
     elif hasattr(module, "is_transposed") and hasattr(module, "is_concatenated"):
         # transformers marks its classes of stacked experts with these.
@@ -90,6 +89,11 @@ def _layers_of(name: str, module: nn.Module, heads: set[int]) -> Iterator[tuple[
             if parameter is not None and parameter.ndim == 3:
                 path = prefix + key
                 yield LayerInfo(path, path, Role.EXPERTS, tuple(parameter.shape), obstacle=obstacle), parameter
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether it is transformers' `Conv1D`, a linear layer that stores its weight as [K, N]."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
 def _obstacle(name: str, module: nn.Linear) -> str:
@@ -113,20 +117,6 @@ def _output_heads(model: nn.Module) -> set[int]:
     if isinstance(base, nn.Module):
         heads |= {id(child) for child in model.children() if isinstance(child, nn.Linear)}
     return heads
-
-
-def install(model: nn.Module, weight: str, packed: PackedWeight) -> None:
-    """Put `packed` where the parameter `weight` was, under every name that shares that parameter."""
-    owner, _, key = weight.rpartition(".")
-    parameter = model.get_submodule(owner)._parameters[key]
-    for module in model.modules():
-        for name in [name for name, held in module._parameters.items() if held is parameter]:
-            del module._parameters[name]
-            setattr(module, name, packed)
-            if hasattr(module, "is_transposed") and hasattr(module, "config"):
-                # The other ways to run experts take the whole stack as one dense tensor.
-                config: Any = module.config
-                config._experts_implementation = "eager"
 
 
 def packed_weights(model: nn.Module) -> dict[str, PackedWeight]:

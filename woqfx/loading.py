@@ -2,72 +2,89 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
+from woqfx.ahead import read_ahead
 from woqfx.backend import Backend
 from woqfx.config import build
 from woqfx.cpu import this_cpu
 from woqfx.disk.checkpoint import Checkpoint, is_checkpoint
-from woqfx.disk.manifest import short
-from woqfx.done import Done
+from woqfx.disk.manifest import MANIFEST, short
 from woqfx.errors import CheckpointError, PlanError, UnknownNameError
+from woqfx.foreign.files import ModelFiles
 from woqfx.format import StoredModel
-from woqfx.layers import find_layers, install
-from woqfx.planning import Plan, no_outliers
+from woqfx.layers import find_layers
+from woqfx.options import read_options
+from woqfx.places import Places
+from woqfx.planning import no_outliers
 from woqfx.plugins import registry
-from woqfx.qtensor import QTensor
-from woqfx.skeleton import materialize, named_state, put
-from woqfx.source import Source
+from woqfx.skeleton import materialize, named_state
 
 
 def open_checkpoint(path: Path) -> StoredModel:
-    """Open a folder in woqfx's own format, or in one that a plugin reads."""
-    if is_checkpoint(path) or not path.is_dir():
+    """Open a folder or file in woqfx's own format, or in one that a plugin reads."""
+    if is_checkpoint(path) or not path.exists():
         return Checkpoint(path)
-    other = registry().format_of(path)
-    return Checkpoint(path) if other is None else other.open(path)  # the former's error says what is missing
+    files = ModelFiles(path)
+    form = registry().format_of(files)
+    if form is None:
+        raise CheckpointError(_unknown(files))
+    return form.open(files)
 
 
-def load_model(stored: StoredModel, backend: Backend, skeleton: nn.Module | None = None) -> nn.Module:
+def is_quantized(path: Path) -> bool:
+    """Whether `open_checkpoint` would open it: a checkpoint of woqfx, or of a format that a plugin reads."""
+    return path.exists() and (is_checkpoint(path) or registry().format_of(ModelFiles(path)) is not None)
+
+
+def _unknown(files: ModelFiles) -> str:
+    method = files.quantization.get("quant_method") if files.is_folder else None
+    said = f"; its config says quant_method {short(method)}" if method is not None else ""
+    formats = ", ".join(registry().names("format")) or "none"
+    return (
+        f"{files.label} has no {MANIFEST}: it is not a woqfx checkpoint (make one with woqfx quantize), and of no "
+        f"other format that is read here ({formats}){said}"
+    )
+
+
+def load_model(
+    stored: StoredModel,
+    backend: Backend,
+    skeleton: nn.Module | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """A running model: the backend's own, or a module tree with the backend's weights in it.
 
-    `skeleton` is the module tree for a model that transformers does not know; it is filled and returned.
+    `skeleton` is the module tree for a model that transformers does not know; a backend that packs weights fills and
+    returns it. `options` are the backend's.
     """
+    chosen = read_options(f"backend {backend.name}", backend.Options, options or {})
     check_support(stored, backend)
-    own = backend.model(stored) if skeleton is None else None
-    return assemble(stored, backend, skeleton) if own is None else own
-
-
-def assemble(stored: StoredModel, backend: Backend, skeleton: nn.Module | None = None) -> nn.Module:
-    """Pack each weight of `stored` into a module tree, and give everything else its value."""
     model = build_from(stored) if skeleton is None else skeleton
-    _check_places(stored, model)
-    layers = {layer.weight: layer for layer in find_layers(model)}
-    for name, weight in stored.weights.items():
-        layer = layers.get(name)
-        if layer is None or layer.shape != weight.shape:
-            has = "no such layer" if layer is None else f"one of shape {short(layer.shape)}"
-            raise CheckpointError(f"{stored.label}: {name} has shape {short(weight.shape)}; the model has {has}")
-        install(model, name, backend.pack(stored.read_weight(name), weight.float_dtype))
-    for name in stored.kept:
-        put(model, name, stored.read_kept(name), stored.label)
-    materialize(model)
-    return model.eval()
+    check_places(stored, model)
+    if obstacles := backend.obstacles(model):
+        raise PlanError([f"{stored.label}: backend {backend.name} cannot run it: {why}" for why in obstacles])
+    own = backend.model(stored, model, chosen)
+    return assemble(stored, backend, model, chosen) if own is None else own
 
 
-def assemble_quantized(source: Source, plan: Plan, done: Iterable[Done]) -> nn.Module:
-    """A running model from tensors that were just quantized, on the source's skeleton."""
-    model = copy.deepcopy(source.skeleton)
-    backend = registry().backend(plan.request.backend)
-    for step in done:
-        if isinstance(step.result, QTensor):
-            install(model, step.name, backend.pack(step.result, plan.quantized[step.name].float_dtype))
-        else:
-            put(model, step.name, step.result, source.label)
+def assemble(stored: StoredModel, backend: Backend, model: nn.Module, options: Any = None) -> nn.Module:
+    """Pack each weight of `stored`, whose places were checked, into a module tree, and give the rest its value.
+
+    `options` are an instance of the backend's `Options`, by default as they are when nothing is set.
+    """
+    chosen = backend.Options() if options is None else options
+    places = Places(model, stored.label)
+    packed = backend.packer(stored, chosen)
+    for name, weight in read_ahead(stored.weights, packed, torch.get_num_threads()):
+        places.install(name, weight)
+    for name, tensor in read_ahead(stored.kept, stored.read_kept, torch.get_num_threads()):
+        places.put(name, tensor)
     materialize(model)
     return model.eval()
 
@@ -101,8 +118,8 @@ def build_from(stored: StoredModel) -> nn.Module:
     return build(stored.config, len(stored.weights) + len(stored.kept), stored.label)
 
 
-def _check_places(stored: StoredModel, model: nn.Module) -> None:
-    """Every tensor of the checkpoint has a place of its own in the model, and every place a tensor."""
+def check_places(stored: StoredModel, model: nn.Module) -> None:
+    """Every tensor of the checkpoint has a place of its own in the model, in its shape, and every place a tensor."""
     state = dict(named_state(model))
     taken: dict[int, str] = {}
     for name in (*stored.weights, *stored.kept):
@@ -120,3 +137,9 @@ def _check_places(stored: StoredModel, model: nn.Module) -> None:
             f"{stored.label} lacks {len(absent)} tensors of {type(model).__name__}, {absent[0]} for one: "
             "it is incomplete, or belongs to another model"
         )
+    layers = {layer.weight: layer for layer in find_layers(model)}
+    for name, weight in stored.weights.items():
+        layer = layers.get(name)
+        if layer is None or layer.shape != weight.shape:
+            has = "no such layer" if layer is None else f"one of shape {short(layer.shape)}"
+            raise CheckpointError(f"{stored.label}: {name} has shape {short(weight.shape)}; the model has {has}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from woqfx.config import adopt_generation
-from woqfx.skeleton import materialize, put
+from woqfx.places import Places
+from woqfx.skeleton import materialize
 from woqfx.source import ModuleSource, Source, open_source
 
 
@@ -25,8 +26,9 @@ def original_of(source: Source) -> nn.Module:
     if isinstance(source, ModuleSource):
         return source.skeleton
     loaded = copy.deepcopy(source.skeleton)
+    places = Places(loaded, source.label)
     for name in source.tensors:
-        put(loaded, name, source.read(name), source.label)
+        places.put(name, source.read(name))
     materialize(loaded)
     adopt_generation(loaded, source.sidecars(), source.label)
     return loaded.eval()

@@ -225,6 +225,11 @@ class _Planner:
         layers = find_layers(self.source.skeleton)
         plans = tuple(self.plan_layer(layer) for layer in layers)
         self.check_rules(layers)
+        if self.backend is not None:
+            self.problems += [
+                f"{self.source.label}: backend {self.backend.name} cannot run it: {why}"
+                for why in self.backend.obstacles(self.source.skeleton)
+            ]
         blocks = self.plan_blocks(plans)
         if not any(plan.scheme for plan in plans) and not self.problems:
             self.problems.append(
@@ -237,7 +242,8 @@ class _Planner:
         largest = max(sizes.values(), default=0)
         asked = self.request.calibration
         tokens = asked.samples * asked.seq_len if asked is not None else 0
-        data = estimate(self.source, blocks, plans, tokens)
+        surveys = self.composition is not None and self.composition.surveys
+        data = estimate(self.source, blocks, plans, tokens, surveys=surveys)
         return Plan(
             source=self.source.label,
             request=self.request,
@@ -317,10 +323,6 @@ class _Planner:
             self.about[no_outliers(compute)].append(layer.name)
             return None, None
         ordered = self.composition is not None and self.composition.rounder.ordered
-        if ordered and len(layer.shape) > 2:
-            self.about["experts cannot have input orders of their own; choose another option, or keep them"].append(
-                layer.name
-            )
         specs = QTensor.specs(dtype, scheme, layer.shape, ordered=ordered).values()
         nbytes = sum(prod(shape) * kind.itemsize for kind, shape in specs)
         if self.backend is None or compute is None:

@@ -17,13 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
 from woqfx import hookspecs
-from woqfx.errors import CollisionError, PluginError, UnknownNameError
+from woqfx.errors import CheckpointError, CollisionError, PluginError, SettingError, UnknownNameError
 from woqfx.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from woqfx.compute import ComputeDType
     from woqfx.dtype import DType
     from woqfx.events import Event
+    from woqfx.foreign.files import ModelFiles
     from woqfx.format import Format
 
 GROUP = "woqfx"
@@ -236,6 +236,8 @@ class Registry:
     def _guard(self, plugin: Plugin, hook: str) -> Iterator[None]:
         try:
             yield
+        except SettingError:
+            raise
         except _FAILURES as error:
             self._report(plugin, f"failed in {hook}: {_brief(error)}", error)
 
@@ -300,14 +302,27 @@ class Registry:
         found: CalibrationSet = self.get("calibration set", name)
         return found
 
-    def format_of(self, folder: Path) -> Format | None:
-        """The format that knows this folder, if there is one; of several, the first by name."""
-        for name in self.names("format"):
-            found: Format = self.get("format", name)
-            with self._guard(self.provider("format", name), f"format {name}"):
-                if found.detect(folder):
-                    return found
-        return None
+    def format_of(self, files: ModelFiles) -> Format | None:
+        """The format of these files; None if no plugin knows it. Raises `CheckpointError` if several do."""
+        found = [name for name in self.names("format") if self._detects(name, files)]
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{files.label} is taken for its own by formats {' and '.join(found)}: mend the quantization_config in "
+                f"its config.json, or leave out the plugin of one ({self.provider('format', found[0]).title})"
+            )
+        return self.get("format", found[0]) if found else None
+
+    def _detects(self, name: str, files: ModelFiles) -> bool:
+        form: Format = self.get("format", name)
+        damaged: CheckpointError | None = None
+        with self._guard(self.provider("format", name), f"format {name}"):
+            try:
+                return form.detect(files)
+            except CheckpointError as error:  # of the files, not of the plugin
+                damaged = error
+        if damaged is not None:
+            raise damaged
+        return False
 
     def accelerated(self, ask: Callable[[Accelerator], T | None]) -> T | None:
         """What the first accelerator that takes some work makes of it; one that raises is reported once."""
@@ -318,14 +333,19 @@ class Registry:
                     return done
         return None
 
-    def architecture(self, model: nn.Module) -> Architecture | None:
-        """What the first plugin that knows this model tells of it."""
+    def architecture(self, model: nn.Module) -> Architecture:
+        """What plugins tell of this model: of each thing, what the first one says that says something."""
+        from woqfx.architecture import Architecture
+
+        stacks: tuple[str, ...] = ()
+        descriptions: dict[str, object] = {}
         for plugin, implementation in self._implementing("woqfx_architecture"):
             with self._guard(plugin, "woqfx_architecture"):
-                found: Any = implementation.function(*(model for _ in implementation.argnames))
-                if found is not None:
-                    return found  # type: ignore[no-any-return]
-        return None
+                told: Any = implementation.function(*(model for _ in implementation.argnames))
+                if told is not None:
+                    stacks = stacks or told.stacks
+                    descriptions = {**told.descriptions, **descriptions}
+        return Architecture(stacks, descriptions)
 
     def emit(self, event: Event) -> None:
         """Tell all plugins. One that raises is reported once and does not stop the run."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from woqfx.errors import WoqfxError
+from woqfx.format import StoredModel
 
 _ATTRIBUTE = "woqfx_provenance"
 
@@ -23,15 +26,29 @@ class Provenance:
     aliases: Mapping[str, str]
     sidecars: Mapping[str, bytes]
 
+    @classmethod
+    def of(cls, stored: StoredModel) -> Provenance:
+        """What a checkpoint knows of its making."""
+        errors = {name: stored.errors.get(name) for name in stored.weights}
+        return cls(stored.request, errors, stored.config, stored.aliases, stored.sidecars())
+
     def attach(self, model: nn.Module) -> None:
-        """Have the model remember it, and refuse transformers' way of saving, which would lose the weights."""
+        """Have the model remember it; `save_pretrained`, where there is one, then writes woqfx's checkpoints."""
         setattr(model, _ATTRIBUTE, self)
         if hasattr(model, "save_pretrained"):
-            setattr(model, "save_pretrained", _refuse_save_pretrained)  # noqa: B010 - no attribute that a Module declares
+            setattr(model, "save_pretrained", partial(_save_pretrained, model))  # noqa: B010 - no attribute of a Module
+
+    @staticmethod
+    def detach(model: nn.Module) -> None:
+        """Have the model forget it: it is no quantized one any more."""
+        for name in (_ATTRIBUTE, "save_pretrained"):
+            vars(model).pop(name, None)
 
 
-def _refuse_save_pretrained(*_: Any, **__: Any) -> Any:
-    raise WoqfxError("transformers cannot save weights that woqfx quantized: use woqfx.save(model, folder)")
+def _save_pretrained(model: nn.Module, save_directory: str | Path, **kwargs: Any) -> None:
+    from woqfx.pretrained import save_pretrained
+
+    save_pretrained(model, save_directory, **kwargs)
 
 
 def provenance_of(model: nn.Module) -> Provenance:

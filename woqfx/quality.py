@@ -19,10 +19,21 @@ def relative_error(weight: Tensor, q: QTensor) -> float:
 
     Rows are summed in float32, in an order of their own, and their sums in float64: the same number everywhere.
     """
-    original, stored = weight.reshape(-1, q.in_features), q.flattened()
-    off, size = registry().accelerated(lambda by: by.square_error(original, stored)) or square_sums(original, stored)
+    pairs = zip(weight.reshape(-1, *q.shape[-2:]), q.matrices(), strict=True)
+    off, size = (torch.cat(sums) for sums in zip(*(_square_sums(*pair) for pair in pairs), strict=True))
     whole = _total(size)
     return float(f"{math.sqrt(_total(off) / whole):.6g}") if whole else 0.0
+
+
+def dense_error(weight: Tensor, made: Tensor) -> float:
+    """As `relative_error`, of a float32 weight that became another in floating point."""
+    off, size = (sum_by_halves(part.square()) for part in (made.to(torch.float32) - weight, weight))
+    whole = _total(size)
+    return float(f"{math.sqrt(_total(off) / whole):.6g}") if whole else 0.0
+
+
+def _square_sums(rows: Tensor, q: QTensor) -> tuple[Tensor, Tensor]:
+    return registry().accelerated(lambda by: by.square_error(rows, q)) or square_sums(rows, q)
 
 
 def square_sums(rows: Tensor, q: QTensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from woqfx.backend import PackedWeight
 from woqfx.disk.checkpoint import small_files
 from woqfx.disk.manifest import Manifest, natural
-from woqfx.disk.writer import Parts, open_writer
+from woqfx.disk.shards import SHARD_BYTES, Parts, safetensors_shards
+from woqfx.disk.writer import open_writer
 from woqfx.done import Done
+from woqfx.errors import WoqfxError
 from woqfx.format import StoredWeight
 from woqfx.layers import packed_weights
 from woqfx.provenance import provenance_of
@@ -20,11 +22,24 @@ from woqfx.source import TensorInfo
 from woqfx.source.module import config_of, generation_of
 
 
-def save(model: nn.Module, out: Path, *, overwrite: bool) -> None:
-    """See `woqfx.save`."""
+def save(
+    model: nn.Module,
+    out: Path,
+    *,
+    overwrite: bool,
+    shard_bytes: int = SHARD_BYTES,
+    left_out: Collection[str] = (),
+    beside: Collection[str] = (),
+) -> None:
+    """See `woqfx.save`. Files to carry over that are `left_out` are not; for `beside` see `woqfx.disk.output.claim`."""
     origin = provenance_of(model)
     everywhere = {name: m for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, PackedWeight)}
     packed = packed_weights(model)
+    if not packed and not any(True for _ in named_state(model)):
+        raise WoqfxError(
+            f"{type(model).__name__} runs on a backend that keeps weights in a form of its own: copy the checkpoint "
+            "that it was loaded from, or quantize with out=FOLDER"
+        )
     first = {id(weight): name for name, weight in packed.items()}
     inside = tuple(f"{name}." for name in everywhere)
     aliases = {name: first[id(weight)] for name, weight in everywhere.items() if name not in packed}
@@ -38,7 +53,8 @@ def save(model: nn.Module, out: Path, *, overwrite: bool) -> None:
     tensors = [TensorInfo(tuple(tensor.shape), tensor.dtype) for tensor in kept.values()]
     tensors += [TensorInfo(tuple(weight.shape), weight.dtype) for weight in packed.values()]
     config = config_of(model, tensors) or origin.config
-    sidecars = {**origin.sidecars, **generation_of(model)}
+    carried = {**origin.sidecars, **generation_of(model)}
+    sidecars = {name: data for name, data in carried.items() if name not in left_out}
 
     def parts(name: str) -> Mapping[str, Tensor]:
         # A backend may have to unpack: one weight at a time.
@@ -50,7 +66,9 @@ def save(model: nn.Module, out: Path, *, overwrite: bool) -> None:
     }
     weights = {name: StoredWeight(weight.scheme, tuple(weight.shape), weight.dtype) for name, weight in packed.items()}
     # Any save of a module looks like any other: one that was killed is started again.
-    writer = open_writer(out, items, {"save": type(model).__name__}, overwrite=overwrite, resumable=False)
+    shards = safetensors_shards(items, shard_bytes)
+    run = {"save": type(model).__name__}
+    writer = open_writer(out, shards, run, overwrite=overwrite, resumable=False, beside=beside)
     try:
         for name in names:
             writer.write(name, parts(name), None)

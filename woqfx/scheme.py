@@ -160,7 +160,7 @@ def _read_rule(rule: Any) -> Rule:
         return rule
     if isinstance(rule, str):
         return Rule.parse(rule)
-    if not isinstance(rule, tuple) or len(rule) != 2 or not isinstance(rule[0], str):
+    if not isinstance(rule, tuple | list) or len(rule) != 2 or not isinstance(rule[0], str):
         raise SchemeError(f"not a rule: {rule!r}; write 'PATTERN=DTYPE', or a pair of a pattern and a change")
     pattern, change = rule
     if isinstance(change, str):

@@ -12,7 +12,7 @@ from torch import nn
 from woqfx.errors import CheckpointError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -206,28 +206,3 @@ def _enclosing(name: str) -> Iterator[str]:
         yield name
         name = name.rpartition(".")[0]
     yield ""
-
-
-def put(model: nn.Module, name: str, tensor: torch.Tensor, label: str) -> None:
-    """Give a parameter or buffer its value, under every name that shares it."""
-    owner, _, key = name.rpartition(".")
-    try:
-        module = model.get_submodule(owner)
-    except AttributeError:
-        raise CheckpointError(f"{label}: the model has no {name}") from None
-    held: Mapping[str, Any] = module._parameters if key in module._parameters else module._buffers
-    current = held.get(key)
-    if current is None:
-        raise CheckpointError(f"{label}: the model has no {name}")
-    if current.shape != tensor.shape or current.is_floating_point() != tensor.is_floating_point():
-        raise CheckpointError(
-            f"{label}: {name} is {tensor.dtype} {list(tensor.shape)}; the model's is "
-            f"{current.dtype} {list(current.shape)}"
-        )
-    if key in module._buffers:
-        module._buffers[key] = tensor
-        return
-    parameter = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
-    for other in model.modules():
-        for place in [place for place, value in other._parameters.items() if value is current]:
-            other._parameters[place] = parameter

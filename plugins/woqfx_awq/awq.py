@@ -19,6 +19,7 @@ class AWQOptions:
 
     grid: int = option(20, "Exponents 0, 1/grid ... 1 of the inputs' magnitude are searched, from coarse to fine.")
     duo_scaling: bool = option(True, "Also divide by the weights' own magnitude, to the power of what is left of 1.")
+    scale: bool = option(True, "Rescale input channels; without it, ranges are clipped and no more.")
     clip: bool = option(True, "Clip each group's range where that lowers the output's error, in the search too.")
 
 
@@ -37,6 +38,8 @@ class AWQ(Algorithm):
 
     def transform(self, block: Block) -> Iterator[Fold]:
         """See `woqfx.Algorithm.transform`."""
+        if not self.options.scale:
+            return
         search = Search(self.options.grid, self.options.duo_scaling, self.options.clip)
         for feeds in _portions(block):
             names = [name for feed in feeds for name in feed.consumers if name in block.layers]

@@ -16,9 +16,9 @@ from woqfx_best.learning import Learning
 class BestOptions:
     """What `best` can be asked."""
 
-    iterations: int = option(40, "Steps of learning per block; 0 leaves what was rounded as it is. Time grows with it.")
-    rate: float = option(0.02, "How far a number moves in a step at the start, as a share of a cell of its grid.")
-    calls: int = option(2, "Batches of calibration data that a step looks at.")
+    iterations: int = option(24, "Steps of learning per block; 0 leaves what was rounded as it is. Time grows with it.")
+    rate: float = option(0.01, "How far a number moves in a step at the start, as a share of a cell of its grid.")
+    calls: int = option(1, "Batches of calibration data that a step looks at.")
     seed: int = option(0, "Decides the order in which batches are looked at.")
 
 
@@ -41,6 +41,11 @@ class Best(Algorithm):
     def ordered(self) -> bool:
         """See `woqfx.Algorithm.ordered`."""
         return self._rounder.ordered
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """See `woqfx.Algorithm.weighs_tokens`."""
+        return self._rounder.weighs_tokens
 
     @property
     def sequential(self) -> bool:

@@ -13,7 +13,7 @@ from woqfx_best.adam import Adam
 from woqfx_best.latent import Latent
 
 #: Rates of groups' scales and of vectors, relative to themselves, where that of a rounded number is one cell.
-_GAIN, _VECTOR = 0.05, 0.02
+_GAIN, _VECTOR = 0.5, 0.1
 
 
 class Learning:

@@ -26,7 +26,7 @@ class BF16(ComputeDType):
 
     Levels are rounded without their scale: those of integer grids, whole numbers up to 255, are exact. The dot
     product of a group is summed exactly (float64) and rounded to float32; each is scaled by the weight's scale,
-    and these are summed in float32, groups in order.
+    and these are summed in float32, groups in order. An offset multiplies the sum of the group's rounded activations.
     """
 
     name = "bf16"
@@ -41,7 +41,8 @@ class Int8(ComputeDType):
 
     For each group: sx = amax(x) / 127, q = round(x / sx), half to even. The dot products of q with the
     weight's integers (`DType.integers`) are exact; each is scaled by sx times the weight's scale, and these
-    are summed in float32, groups in order.
+    are summed in float32, groups in order. An offset multiplies sx times the sum of the group's q: what was rounded,
+    so that rounding errors of x are multiplied by weights, not by codes, which are all of one sign.
 
     With an outlier threshold t, activations |x| >= t count as 0 in this, and the float32 product of them alone
     with the dequantized weight is added: LLM.int8() (arXiv 2208.07339), element by element, so that a row
@@ -107,21 +108,25 @@ def _sum_groups(tokens: Tensor, weight: QTensor, levels: Levels, rounding: Round
     # Rows are independent; so many at a time that their dot products stay in the cache.
     step = max(1, _DOTS // (weight.out_features * weight.scheme.group_count(k)))
     for rows in (slice(start, start + step) for start in range(0, len(tokens), step)):
-        for columns, numbers, scale in blocks:
+        for columns, numbers, scale, offset in blocks:
             part = tokens[rows, columns]
             rounded, steps = rounding(part.view(len(part), *numbers.shape[1:]))
-            for term in _dots(rounded, numbers).mul_((steps.unsqueeze(2) * scale.T).transpose(0, 1)):
+            terms = _dots(rounded, numbers).mul_((steps.unsqueeze(2) * scale.T).transpose(0, 1))
+            if offset is not None:
+                sums = rounded.double().sum(dim=2).float() * steps
+                terms += (sums.unsqueeze(2) * offset.T).transpose(0, 1)
+            for term in terms:
                 total[rows] += term
     return total
 
 
-def _blocks(weight: QTensor, levels: Levels) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Full groups, then the shorter last one: columns, numbers [N, n, width], scales [N, n]."""
+def _blocks(weight: QTensor, levels: Levels) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
+    """Full groups, then the shorter last one: columns, numbers [N, n, width], scales [N, n], offsets [N, n]."""
     params = weight.params()
     for which, columns, codes in split_groups(weight.unpacked(), weight.scheme.group_width(weight.in_features)):
-        zero = None if params.zero is None else params.zero[:, which]
-        numbers, scale = levels(weight.dtype, codes, GroupParams(params.scale[:, which], zero))
-        yield columns, numbers, scale
+        own = params.of_groups(which)
+        numbers, scale = levels(weight.dtype, codes, own)
+        yield columns, numbers, scale, own.offset
 
 
 def _dots(left: Tensor, right: Tensor) -> Tensor:

@@ -29,6 +29,9 @@ class GPTQOptions:
     act_group_aware: bool = option(
         True, "Round groups, and the columns of each, by descending second moment; costs nothing in use."
     )
+    token_weights: bool = option(
+        True, "Count each token by how much the block's output depends on its product; experts' tokens count alike."
+    )
     true_sequential: bool = option(
         True, "Round weights in the order of their use, on inputs that come from rounded ones."
     )
@@ -51,6 +54,11 @@ class GPTQ(Algorithm):
     def ordered(self) -> bool:
         """See `woqfx.Algorithm.ordered`."""
         return bool(self.options.desc_act and not self.options.static_groups)
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """See `woqfx.Algorithm.weighs_tokens`."""
+        return bool(self.options.token_weights)
 
     @property
     def sequential(self) -> bool:

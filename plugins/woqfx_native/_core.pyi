@@ -6,9 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from woqfx.errors import SettingError as WoqfxSettingError
 from woqfx.errors import WoqfxError
 
+LAYOUT_VERSION: int
+
 class Error(WoqfxError): ...
+class SettingError(WoqfxSettingError): ...
 
 class Compute(Enum):
     fp32 = 0
@@ -50,21 +54,24 @@ def pack(
     group: int,
     bits: int,
     zeros: Tensor | None,
+    offsets: Tensor | None,
     levels: Tensor | None,
     order: Tensor | None,
     threads: int,
 ) -> PackedWeight:
-    """Codes uint8 [N, ceil(k * bits / 8)], scales [N, G], zeros uint8 [N, G], levels float32, order int32 [k]."""
+    """Codes uint8 [N, ceil(k * bits / 8)], scales [N, G] and offsets of their type, zeros uint8 [N, G], levels float32,
+    order int32 [k]."""
 
 def unpack(
     weight: PackedWeight,
     codes: Tensor | None,
     scales: Tensor | None,
     zeros: Tensor | None,
+    offsets: Tensor | None,
     order: Tensor | None,
     threads: int,
 ) -> None:
-    """Write what was packed: codes, scales as float32, zeros, order."""
+    """Write what was packed: codes, scales and offsets as float32, zeros, order."""
 
 def linear(
     weight: PackedWeight,

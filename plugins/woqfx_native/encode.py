@@ -56,7 +56,7 @@ class NativeQuantizing(Accelerator):
 
     def square_error(self, rows: Tensor, q: QTensor) -> tuple[Tensor, Tensor] | None:
         """See `Accelerator.square_error`."""
-        if not (_is_plain(rows) and _is_plain_grid(q.dtype)) or q.order is not None:
+        if not (_is_plain(rows) and _is_plain_grid(q.dtype)) or not (q.order is None and q.offsets is None):
             return None
         off, size = torch.empty(len(rows)), torch.empty(len(rows))
         _core.square_error(

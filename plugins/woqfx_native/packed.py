@@ -28,34 +28,41 @@ def pack(q: QTensor) -> Tensor:
 
 
 def _pack(q: QTensor) -> Tensor:
-    scales = q.scales if isinstance(q.scales, Tensor) else q.scales.expand()
+    scales, offsets = q.scales, q.offsets
+    if not isinstance(scales, Tensor):
+        scales, offsets = scales.expand(), None if offsets is None else offsets.float()  # both of one type
     k, width = q.in_features, q.scheme.group_width(q.in_features)
-    zeros, levels, order = (None if part is None else part.contiguous() for part in (q.zeros, q.dtype.levels, q.order))
+    zeros, offsets, levels, order = (
+        None if part is None else part.contiguous() for part in (q.zeros, offsets, q.dtype.levels, q.order)
+    )
     made = _core.pack(
-        q.codes.contiguous(), scales.contiguous(), k, width, q.dtype.bits, zeros, levels, order, threads()
+        q.codes.contiguous(), scales.contiguous(), k, width, q.dtype.bits, zeros, offsets, levels, order, threads()
     )
     packed: Tensor = from_dlpack(made.bytes())
     return packed
 
 
-def unpack(packed: Tensor, dtype: DType, scheme: Scheme, shape: tuple[int, ...], *, ordered: bool) -> dict[str, Tensor]:
+def unpack(
+    packed: Tensor, dtype: DType, scheme: Scheme, shape: tuple[int, ...], *, ordered: bool, offsets: bool
+) -> dict[str, Tensor]:
     """The parts of `QTensor.tensors` again, equal in every bit to those that were packed.
 
     Of double-quantized weights, whose packed scales are expanded, the parts of the scales are left out.
     """
-    specs = QTensor.specs(dtype, scheme, shape, ordered=ordered)
+    specs = QTensor.specs(dtype, scheme, shape, ordered=ordered, offsets=offsets)
     parts = {suffix: torch.empty(size, dtype=kind) for suffix, (kind, size) in specs.items() if suffix in _HELD}
-    scales = torch.empty_like(parts["scales"], dtype=torch.float32) if "scales" in parts else None
+    floats = {key: torch.empty_like(parts[key], dtype=torch.float32) for key in ("scales", "offsets") if key in parts}
+    orders = parts["order"].view(-1, shape[-1]) if ordered else None
     for index in range(packed.numel() // packed.shape[-1]):
         one = _core.PackedWeight(packed.view(-1, packed.shape[-1])[index])
-        codes, scale, zeros = (
+        codes, scale, zeros, offset = (
             None if part is None else part.view(-1, *part.shape[-2:])[index]
-            for part in (parts["codes"], scales, parts.get("zeros"))
+            for part in (parts["codes"], floats.get("scales"), parts.get("zeros"), floats.get("offsets"))
         )
-        _core.unpack(one, codes, scale, zeros, parts.get("order"), threads())
-    if scales is not None:
-        parts["scales"].copy_(scales)
+        _core.unpack(one, codes, scale, zeros, offset, None if orders is None else orders[index], threads())
+    for key, values in floats.items():
+        parts[key].copy_(values)
     return parts
 
 
-_HELD = ("codes", "scales", "zeros", "order")
+_HELD = ("codes", "scales", "zeros", "offsets", "order")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from woqfx import PackedWeight, QTensor
+from woqfx import DType, PackedWeight, QTensor, StoredWeight
 from woqfx_native import _core, ops, packed
 
 #: The parts of double-quantized scales, which the kernels' layout holds only expanded.
@@ -24,13 +24,25 @@ class NativeWeight(PackedWeight):
 
     def __init__(self, q: QTensor, float_dtype: torch.dtype, kernel: str) -> None:
         super().__init__(q, float_dtype, kernel)
-        self._ordered = q.order is not None
+        #: What the scheme does not say of the parts; see `QTensor.specs`.
+        self._extras = {"ordered": q.order is not None, "offsets": q.offsets is not None}
         self.register_buffer("packed", packed.pack(q))
         if q.scheme.double_quant:
             parts = q.tensors()
             for suffix in _SCALE_CODES:
                 self.register_buffer(suffix, parts[suffix])
         self._opened: tuple[Tensor, _core.PackedWeight] | None = None
+
+    @classmethod
+    def of_bytes(cls, grid: DType, stored: StoredWeight, packed: Tensor, kernel: str) -> NativeWeight:
+        """From bytes that `woqfx_native.packed.pack` made of a weight without double-quantized scales."""
+        one = cls.__new__(cls)
+        nn.Module.__init__(one)
+        one.grid, one.scheme, one.shape, one.dtype = grid, stored.scheme, torch.Size(stored.shape), stored.float_dtype
+        one._extras = {"ordered": stored.ordered, "offsets": stored.offsets}
+        one.kernel, one._opened = kernel, None
+        one.register_buffer("packed", packed)
+        return one
 
     def _open(self) -> _core.PackedWeight:
         """The kernels' view of the buffer, kept for as long as the buffer is the same."""
@@ -52,9 +64,9 @@ class NativeWeight(PackedWeight):
         shape = tuple(self.shape)
         buffer = self.get_buffer("packed")
         if buffer.is_meta:
-            specs = QTensor.specs(self.grid, self.scheme, shape, ordered=self._ordered)
+            specs = QTensor.specs(self.grid, self.scheme, shape, **self._extras)
             return {suffix: torch.empty(size, dtype=kind, device="meta") for suffix, (kind, size) in specs.items()}
-        plain = packed.unpack(buffer, self.grid, self.scheme, shape, ordered=self._ordered)
+        plain = packed.unpack(buffer, self.grid, self.scheme, shape, **self._extras)
         if self.scheme.double_quant:
             plain |= {suffix: self.get_buffer(suffix) for suffix in _SCALE_CODES}
         return plain
@@ -79,14 +91,11 @@ class NativeWeight(PackedWeight):
 
     def expert(self, index: int) -> PackedWeight:
         """See `woqfx.PackedWeight.expert`: its buffer is a part of the stack's."""
-        one = NativeWeight.__new__(NativeWeight)
-        nn.Module.__init__(one)
-        one.grid, one.scheme, one.shape = self.grid, self.scheme, self.shape[1:]
-        if self.scheme.double_quant:  # blocks of 256 scales cross experts
-            one.scheme = replace(self.scheme, double_quant=False, scale_dtype="fp32")
-        one.dtype, one.kernel, one._ordered, one._opened = self.dtype, self.kernel, self._ordered, None
-        one.register_buffer("packed", self.get_buffer("packed")[index])
-        return one
+        scheme = self.scheme
+        if scheme.double_quant:  # blocks of 256 scales cross experts
+            scheme = replace(scheme, double_quant=False, scale_dtype="fp32")
+        stored = StoredWeight(scheme, tuple(self.shape[1:]), self.dtype, **self._extras)
+        return NativeWeight.of_bytes(self.grid, stored, self.get_buffer("packed")[index], self.kernel)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """State dicts hold the plain parts, as checkpoints do."""
@@ -104,7 +113,7 @@ class NativeWeight(PackedWeight):
     ) -> None:
         shape = tuple(self.shape)
         given = {key.removeprefix(prefix): part for key, part in state_dict.items() if key.startswith(prefix)}
-        specs = QTensor.specs(self.grid, self.scheme, shape, ordered=self._ordered)
+        specs = QTensor.specs(self.grid, self.scheme, shape, **self._extras)
         missing_keys += [prefix + suffix for suffix in specs if suffix not in given]
         unexpected_keys += [prefix + suffix for suffix in given if suffix not in specs]
         if specs.keys() - given.keys():

@@ -40,3 +40,12 @@ def test_other_tensors_and_other_uses_are_not() -> None:
         X @ torch.randn(4, 2)
     torch.nn.functional.linear(X, W)
     assert not seen
+
+
+def test_what_was_made_is_seen_too() -> None:
+    made: list[tuple[str, Tensor]] = []
+    with ProductWatch({"w": W, "stack": STACK}, made=lambda name, y: made.append((name, y))):
+        results = [torch.nn.functional.linear(X, W), X @ STACK[1].T]
+        X @ torch.randn(4, 2)
+    assert [name for name, _ in made] == ["w", "stack"]
+    assert all(y is result for (_, y), result in zip(made, results, strict=True))

@@ -153,6 +153,14 @@ def calibrated_job(request, server, memory) -> Job:
     return make_job(server, Trial(source=str(source), out="", algorithm=algorithm, shard_bytes=40_000), memory)
 
 
+@pytest.fixture(scope="session")
+def gptq_job(server, memory) -> Job:
+    """GPTQ, whose commits are far apart: nothing is safe between the ends of two blocks but what a block gave."""
+    source = saved("llama", memory, num_hidden_layers=4)
+    trial = Trial(source=str(source), out="", algorithm="gptq", shard_bytes=4_000_000, every_item=False)
+    return make_job(server, trial, memory)
+
+
 def make_job(server: ForkServer, trial: Trial, memory: Path) -> Job:
     """Run it once without an accident, to know what must come of it."""
     folder = Path(tempfile.mkdtemp(dir=memory))

@@ -46,6 +46,19 @@ def test_killed_at_fifty_random_moments_and_again_on_the_way(calibrated_job, pla
 
 
 @pytest.mark.slow
+def test_killed_around_the_end_of_each_block_and_of_the_next(gptq_job, place):
+    """What a block gave is written, the journal speaks of it, and what the one before it gave is removed."""
+    ends = [number for number, step in enumerate(gptq_job.steps) if step == "unlink"][:2]
+    for end in ends:
+        for at in range(end - 8, end + 3):
+            out = gptq_job.begin(place / str(at))
+            assert gptq_job.run(out, what="die", at=at).killed
+            gptq_job.run(out, what="die", at=9 + at % 17)
+            gptq_job.check_readable(out)
+            gptq_job.finish(out)
+
+
+@pytest.mark.slow
 def test_the_power_fails(calibrated_job, place):
     for at in range(1, len(calibrated_job.steps), 11):
         parent = place / str(at)

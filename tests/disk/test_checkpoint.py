@@ -44,6 +44,7 @@ def test_what_it_says_of_itself(out):
 def test_the_config_is_transformers_with_a_note_on_the_quantization(out):
     config = json.loads((out / "config.json").read_bytes())
     note = config.pop("quantization_config")
+    assert "woqfx.transformers" in config.pop("transformers_weights")
     assert (note["quant_method"], note["manifest"], note["scheme"]["dtype"]) == ("woqfx", "woqfx.json", "nf4")
     assert Checkpoint(out).config == config
     assert config["model_type"] == "qwen2"
@@ -57,7 +58,7 @@ def test_an_unfinished_folder_counts_what_is_done(tmp_path):
     with Journal.open(tmp_path / JOURNAL, {}) as journal:
         journal.append([{"item": "a", "facts": None}, {"item": "b", "facts": None}, {"files": {}, "stale": []}])
     assert is_checkpoint(tmp_path)
-    with pytest.raises(UnfinishedError, match=r"\(2 tensors are done\): run the same woqfx quantize again"):
+    with pytest.raises(UnfinishedError, match=r"\(2 tensors are done\): run the same command again"):
         Checkpoint(tmp_path)
 
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from woqfx.disk import writer
 from woqfx.disk.manifest import FileFacts, Manifest
 from woqfx.disk.output import WORK
-from woqfx.disk.writer import Parts, Writer, open_writer
+from woqfx.disk.shards import Parts, safetensors_shards
+from woqfx.disk.writer import Writer, open_writer
 from woqfx.errors import OutputError
 
 TENSORS = {
@@ -29,7 +30,7 @@ ITEMS: dict[str, Parts] = {
 
 
 def start(out: Path, shard_bytes: int = 10**9, **changes: Any) -> Writer:
-    return open_writer(out, ITEMS, {"run": 1}, overwrite=False, shard_bytes=shard_bytes, **changes)
+    return open_writer(out, safetensors_shards(ITEMS, shard_bytes), {"run": 1}, overwrite=False, **changes)
 
 
 def finish(opened: Writer) -> dict[str, FileFacts]:
@@ -120,5 +121,5 @@ def test_commits_come_with_time_and_bytes_and_at_the_end_of_a_file(tmp_path, mon
 
 
 def test_a_model_of_nothing_is_a_checkpoint_all_the_same(tmp_path):
-    opened = open_writer(tmp_path / "out", {}, {}, overwrite=False)
+    opened = open_writer(tmp_path / "out", [], {}, overwrite=False)
     assert finish(opened).keys() == {"tokenizer.json"}

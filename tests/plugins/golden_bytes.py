@@ -16,7 +16,10 @@ from woqfx.nearest import quantize_nearest
 from woqfx.plugins import registry
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "quantized.json"
-DTYPES = ("int8", "int4_clip", "int4_fullrange", "nf4", "fp4_e2m1")
+DTYPES = (
+    *("int8", "int4_clip", "int4_fullrange", "nf4", "fp4_e2m1"),
+    *("int7", "int6", "int5", "int3", "int2", "fp4_bnb", "fp4_e2m1_itrex", "iq4_nl"),
+)
 GROUP_SIZES = (-1, 1, 16, 32, 100)
 N, K = 6, 250
 

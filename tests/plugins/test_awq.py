@@ -149,6 +149,10 @@ def test_rounding_clips_by_the_error_of_the_output(label: str) -> None:
     assert errors[0] < 0.95 * errors[1]
 
 
+def test_it_can_clip_and_leave_channels_as_they_are() -> None:
+    assert not list(AWQ(AWQOptions(scale=False)).transform(fed(tiny_blocks("llama", SCHEMES["nf4"])["model.layers.0"])))
+
+
 def test_the_same_scales_on_one_and_two_workers() -> None:
     block = fed(tiny_blocks("mixtral", SCHEMES["nf4"], batches=3)["model.layers.0"])
     one, two = (list(AWQ().transform(replace(block, workers=workers))) for workers in (1, 2))

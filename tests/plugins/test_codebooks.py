@@ -26,7 +26,7 @@ def test_fp4_e2m1_is_the_ocp_format():
     assert torch.signbit(dtype.levels).tolist() == [code >= 8 for code in range(16)]
 
 
-@pytest.mark.parametrize("name", ["fp4_e2m1", "nf4"])
+@pytest.mark.parametrize("name", ["fp4_e2m1", "nf4", "fp4_bnb", "fp4_e2m1_itrex", "iq4_nl"])
 @pytest.mark.parametrize("group_size", [-1, 1, 16, 32, 100])
 def test_the_nearest_level_wins(name, group_size):
     weight = np.random.default_rng(0).normal(0, 0.03, (9, 250)).astype(np.float32)
@@ -39,7 +39,10 @@ def test_the_nearest_level_wins(name, group_size):
     for group, start in enumerate(range(0, 250, width)):
         block = weight[:, start : start + width].astype(float)
         amax = np.abs(block).max(1, keepdims=True)
-        scale = np.where(amax == 0, 1, amax / np.abs(levels).max())
+        # A group of zeros is stored as near to zero as can be where no level is 0.
+        scale = np.where(amax == 0, 1 if 0 in levels else np.finfo(np.float32).tiny, amax / np.abs(levels).max())
+        if name == "iq4_nl":  # its lowest level is its largest: the weight of largest magnitude lands there
+            scale = np.where(block.max(1, keepdims=True) > -block.min(1, keepdims=True), -scale, scale)
         np.testing.assert_allclose(q.scales[:, group : group + 1].numpy(), scale, rtol=1e-7)
         distance = np.abs(block[:, :, None] - levels * scale[:, :, None])
         chosen = q.unpacked()[:, start : start + width].numpy()
@@ -69,3 +72,19 @@ def test_nf4_is_quantiles_of_a_normal_distribution():
     lower = -quantile(np.linspace(offset, 0.5, 8)[:-1])
     expected = np.sort(np.concatenate((upper, [0], lower))) / upper.max()
     np.testing.assert_allclose(registry().dtype("nf4").levels.numpy(), expected, atol=1e-5)
+
+
+def test_fp4_bnb_is_bitsandbytes_table():
+    functional = pytest.importorskip("bitsandbytes.functional")
+    assert torch.equal(registry().dtype("fp4_bnb").levels, functional.get_4bit_type("fp4", device="cpu"))
+
+
+def test_fp4_e2m1_itrex_differs_from_ocp_in_its_subnormal_alone():
+    table = registry().dtype("fp4_e2m1_itrex").levels.tolist()
+    differing = [code for code in range(16) if table[code] != ocp_e2m1(code)]
+    assert [(code, table[code]) for code in differing] == [(1, 0.0625), (9, -0.0625)]
+
+
+def test_iq4_nl_is_ggml_table():
+    quants = pytest.importorskip("gguf.quants")
+    assert registry().dtype("iq4_nl").levels.tolist() == list(quants.IQ4_NL.kvalues)

@@ -5,8 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_blocks import make_block
 
-from woqfx import GroupParams, Layer, QTensor, Scheme, Statistics, WoqfxError, fit_to_data, quantize_nearest, registry
+from woqfx import (
+    Call,
+    GroupParams,
+    Layer,
+    QTensor,
+    Scheme,
+    Statistics,
+    WoqfxError,
+    fit_to_data,
+    quantize_nearest,
+    registry,
+)
+from woqfx.blocks.importance import token_importance
+from woqfx.blocks.statistics import collect, find_groups
 from woqfx.testing import AlgorithmSuite
 from woqfx_gptq.gptq import GPTQ, GPTQOptions
 
@@ -167,3 +181,32 @@ def test_a_bad_weight_is_named(value):
     weight[3, 21] = value
     with pytest.raises(WoqfxError, match=r"w: weight \[3, 21\]"):
         GPTQ().round(layer(weight, inputs(64)))
+
+
+def test_the_token_that_all_look_at_is_not_given_up_for_the_many():
+    """Of a block whose tokens all take in the first one's value, which is unlike the others."""
+    tokens, width = 48, 64
+    x = [draw(4, tokens, width, seed=seed) for seed in range(4)]
+    for batch in x:
+        batch[:, 0] = 3 * torch.linspace(-1, 1, width)
+    block = make_block("block", FirstToken(width), [Call((batch,), {}) for batch in x])
+    one, groups = block.layers["value.weight"], find_groups(block, ["value.weight"])
+    errors = []
+    for importance in (None, token_importance(block, ["value.weight"])):
+        (seen,) = collect(block, groups, None, importance)["value.weight"]
+        q = GPTQ().round(Layer("w", one.weight, one.scheme, one.dtype, seen))
+        errors.append(block.error({"value.weight": q.dequantize()}))
+    assert errors[1] < 0.5 * errors[0]
+
+
+class FirstToken(torch.nn.Module):
+    """Each token adds the value of the first one, and a little of its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.value = torch.nn.Linear(width, width, bias=False)
+        self.value.weight.data = draw(width, width, seed=9)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        values = self.value(hidden)
+        return hidden + values[:, :1] + 0.1 * values

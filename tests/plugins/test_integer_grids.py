@@ -10,7 +10,7 @@ import woqfx
 from woqfx.nearest import quantize_nearest
 from woqfx.plugins import registry
 
-BITS = {"int8": 8, "int4_clip": 4, "int4_fullrange": 4}
+BITS = {"int8": 8, "int7": 7, "int6": 6, "int5": 5, "int4_clip": 4, "int4_fullrange": 4, "int3": 3, "int2": 2}
 K = 250
 GROUP_SIZES = (-1, 1, 16, 32, 100, 1000)
 

@@ -136,6 +136,16 @@ class Block:
         with ProductWatch({name: stored[name] for name in names}, see):
             return first_tensor(self._call(call, stored))
 
+    def products(self, call: Call, names: Sequence[str]) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+        """Run a batch: its hidden states, as `run` gives them, and each product with these weights, in order.
+
+        The hidden states can be differentiated by the products.
+        """
+        made: list[tuple[str, Tensor]] = []
+        stored = self._stored({name: self.parameters[name].detach().requires_grad_() for name in names})
+        with ProductWatch({name: stored[name] for name in names}, made=lambda *product: made.append(product)):
+            return first_tensor(self._call(call, stored)), made
+
     def _stored(self, weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """All parameters, some replaced, as the module stores them."""
         current = {**self.parameters, **(weights or {})}

@@ -34,6 +34,7 @@ from woqfx.done import Done
 from woqfx.memory import peak_memory
 from woqfx.planning import Plan
 from woqfx.plugins import registry
+from woqfx.qtensor import QTensor
 from woqfx.quality import relative_error
 from woqfx.source import Source
 
@@ -112,16 +113,16 @@ class CalibratedRun:
 
     def _unreached(self, info: BlockInfo) -> Iterator[Done]:
         """The tensors of a block that tokens do not reach, such as one that looks at images."""
-        names = self._names(info)
+        names, rounder = self._names(info), self._composition.rounder
         record: dict[str, Any] = {"name": info.name, "facts": {"unreached": True}, "given": None, "activations": None}
         record |= {"seconds": 0.0, "memory": peak_memory()}
         for name in names:
             planned, tensor = self._plan.quantized.get(name), self._source.read(name)
-            done = (
-                Done(name, tensor, None)
-                if planned is None
-                else quantize_one(self._composition.rounder, planned, tensor)
-            )
+            done = Done(name, tensor, None)
+            if planned is not None:
+                done = quantize_one(rounder, planned, tensor)
+                if rounder.ordered and isinstance(done.result, QTensor):
+                    done = replace(done, result=done.result.ordered())
             yield replace(done, block=record if name == names[-1] else None)
 
     def _names(self, info: BlockInfo) -> list[str]:

@@ -20,7 +20,7 @@ def check_rounded(who: str, q: Any, scheme: Scheme, shape: tuple[int, ...]) -> N
         raise PluginError(f"{who} returned {type(q).__name__}, not a QTensor")
     if q.scheme != scheme or q.shape != shape:
         raise PluginError(f"{who} returned {list(q.shape)} by {q.scheme}, where {list(shape)} was planned")
-    specs = QTensor.specs(q.dtype, q.scheme, q.shape, ordered=q.order is not None)
+    specs = QTensor.specs(q.dtype, q.scheme, q.shape, ordered=q.order is not None, offsets=q.offsets is not None)
     found = {suffix: (part.dtype, tuple(part.shape)) for suffix, part in q.tensors().items()}
     if found != specs:
         raise PluginError(f"{who} returned parts {found}, where its scheme has {specs}")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from woqfx.algorithm import Algorithm, read_options
+from woqfx.algorithm import Algorithm
 from woqfx.errors import PluginError, SchemeError, WoqfxError
+from woqfx.options import read_options
 from woqfx.plugins import registry
 
 
@@ -46,6 +47,11 @@ class Composition:
         return tuple(part for part in self.parts if _overrides(part, "refine"))
 
     @property
+    def surveys(self) -> bool:
+        """Whether any part looks at the whole model first."""
+        return any(part.surveys for part in self.parts)
+
+    @property
     def needs_data(self) -> bool:
         """Whether any part looks at calibration data."""
         return any(part.needs_data for part in self.parts)
@@ -61,7 +67,9 @@ def read_composition(name: str, options: Mapping[str, Any]) -> Composition:
     for key, value in options.items():
         owner, option = _owner(key, kinds)
         given[owner][option] = value
-    return Composition(name, tuple(kind(read_options(kind, given[kind.name])) for kind in kinds))
+    return Composition(
+        name, tuple(kind(read_options(f"algorithm {kind.name}", kind.Options, given[kind.name])) for kind in kinds)
+    )
 
 
 def parts_of(name: str) -> tuple[type[Algorithm], ...]:

@@ -29,8 +29,7 @@ def find_blocks(model: nn.Module, weights: Collection[str]) -> tuple[BlockInfo, 
     They are the members of the outermost lists of modules whose members hold some of `weights`, names of parameters.
     A `woqfx_architecture` hook may name the lists instead. Raises `SourceError` if there are none.
     """
-    hint = registry().architecture(model)
-    stacks = list(hint.stacks) if hint is not None and hint.stacks else _outermost(_stacks(model, weights))
+    stacks = list(registry().architecture(model).stacks) or _outermost(_stacks(model, weights))
     blocks = tuple(BlockInfo(f"{stack}.{key}", stack) for stack in stacks for key, _ in _members(model, stack))
     if not blocks:
         raise SourceError(

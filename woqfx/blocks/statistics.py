@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from woqfx.algorithm import Statistics
+from woqfx.blocks.importance import Importance
 
 if TYPE_CHECKING:
     from woqfx.blocks.block import Block
@@ -75,23 +76,33 @@ class Gathered:
 
 
 def collect(
-    block: Block, groups: Sequence[Group], weights: Mapping[str, Tensor] | None = None
+    block: Block,
+    groups: Sequence[Group],
+    weights: Mapping[str, Tensor] | None = None,
+    importance: Importance | None = None,
 ) -> dict[str, list[Statistics]]:
     """Statistics of the inputs of the weights of these groups, other weights replaced: a list of one, or of experts.
 
-    Weights of one group share one list.
+    Weights of one group share one list, unless tokens count by their `importance` for each of them.
     """
+    if importance:
+        groups = [Group((name,), group.uses) for group in groups for name in group.names]
     uses = {group.names[0]: group.uses for group in groups}
     sums = {name: [_Sums(block.parameters[name].shape[-1]) for _ in range(_experts(block, name))] for name in uses}
 
     turns = _Turns()
 
     def one(number: int) -> None:
-        seen: list[tuple[str, int, Tensor]] = []
+        seen: list[tuple[str, int, Tensor, Tensor | None]] = []
         left = Counter(uses)
+        counts = {name: iter(own[number]) for name, own in (importance or {}).items()}
 
         def see(name: str, expert: int, x: Tensor) -> None:
-            seen.append((name, expert, x.detach().reshape(-1, x.shape[-1]).float()))
+            rows = x.detach().reshape(-1, x.shape[-1]).float()
+            counted = next(counts[name], None) if name in counts else None
+            if counted is not None and len(counted) != len(rows):
+                counted = None  # others than in float: tokens that are routed otherwise count alike
+            seen.append((name, expert, rows, counted))
             left[name] -= 1
             if all(uses.values()) and not any(left.values()):
                 raise _AllSeen
@@ -101,8 +112,8 @@ def collect(
                 block.observe(block.calls[number], list(uses), see, weights)
         finally:
             with turns.turn(number):
-                for name, expert, rows in seen:
-                    sums[name][expert].add(rows)
+                for name, expert, rows, counted in seen:
+                    sums[name][expert].add(rows, counted)
 
     block.map(one, range(len(block.calls)))
     found = {name: [entry.statistics() for entry in sums.pop(name)] for name in uses}
@@ -160,13 +171,16 @@ class _Sums:
         self.tokens = 0
         self.outer, self.total, self.absolute = torch.zeros(k, k), torch.zeros(k), torch.zeros(k)
 
-    def add(self, rows: Tensor) -> None:
+    def add(self, rows: Tensor, importance: Tensor | None = None) -> None:
+        """Rows [n, K], whose outer products count by their importance [n]."""
         self.tokens += len(rows)
+        self.total += rows.sum(0)
+        self.absolute += rows.abs().sum(0)
+        if importance is not None:
+            rows = rows * importance.sqrt().unsqueeze(1)
         for start in range(0, rows.shape[1], _SQUARE):
             part = slice(start, start + _SQUARE)
             self.outer[part, : part.stop].addmm_(rows[:, part].T, rows[:, : part.stop])
-        self.total += rows.sum(0)
-        self.absolute += rows.abs().sum(0)
 
     def statistics(self) -> Statistics:
         n = max(1, self.tokens)

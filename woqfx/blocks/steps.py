@@ -16,6 +16,7 @@ from woqfx.blocks.checking import check_refined, check_rounded
 from woqfx.blocks.composition import Composition, blamed, titled
 from woqfx.blocks.facts import Notes, clean, layer_errors, some_rows
 from woqfx.blocks.feeds import find_feeds
+from woqfx.blocks.importance import token_importance
 from woqfx.blocks.rescaling import try_fold
 from woqfx.blocks.statistics import Gathered, Group, collect, find_groups, moments_size
 from woqfx.errors import PluginError
@@ -166,10 +167,16 @@ class BlockWork:
 
     def _round(self) -> dict[str, QTensor]:
         rounder, done = self._composition.rounder, dict[str, QTensor]()
+        importance = None
+        if self._composition.rounds_with_data and rounder.weighs_tokens:
+            # Which tokens reach an expert changes once weights before it are rounded: there, all count alike.
+            names = [name for group in self._groups if group.uses for name in group.names]
+            importance = token_importance(self._block, names)
         for stage in self._stages():
             inputs = {}
-            if self._composition.rounds_with_data and rounder.sequential:
-                inputs = collect(self._block, stage, {name: q.dequantize() for name, q in done.items()})
+            if self._composition.rounds_with_data and (rounder.sequential or importance):
+                before = {name: q.dequantize() for name, q in done.items()} if rounder.sequential else {}
+                inputs = collect(self._block, stage, before, importance)
             elif self._composition.rounds_with_data:
                 inputs = self._block.gathered.get(self._block, stage)
             done |= self._round_stage([name for group in stage for name in group.names], inputs)
@@ -225,11 +232,12 @@ class BlockWork:
         rounder = self._composition.rounder
         if layer.inputs is not None and layer.inputs.tokens < MIN_TOKENS:
             layer.note(fallback=f"rounded to nearest: {layer.inputs.tokens} tokens reached it, fewer than {MIN_TOKENS}")
-            return _nearest(layer)
-        with torch.no_grad(), blamed(rounder, layer.name):
-            q = rounder.round(layer)
-        check_rounded(f"{layer.name}: {titled(rounder)}", q, layer.scheme, tuple(layer.weight.shape))
-        return q
+            q = _nearest(layer)
+        else:
+            with torch.no_grad(), blamed(rounder, layer.name):
+                q = rounder.round(layer)
+            check_rounded(f"{layer.name}: {titled(rounder)}", q, layer.scheme, tuple(layer.weight.shape))
+        return q.ordered() if rounder.ordered else q
 
     # -- refining --------------------------------------------------------------------------------
 

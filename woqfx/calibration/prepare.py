@@ -43,11 +43,13 @@ def prepare_calibration(request: CalibrationRequest, source: Source) -> Calibrat
 
 
 def find_set(request: CalibrationRequest) -> CalibrationSet:
-    """The set that the request is about: one by name, a file, one on the Hub, or the caller's own data.
+    """The set that the request is about: one by name, a file, one on the Hub, or the caller's own, set or data.
 
     Raises `CalibrationError`, which lists what there is.
     """
     data = request.data
+    if isinstance(data, CalibrationSet):
+        return data
     named = data in registry().names("calibration set") if isinstance(data, str) else False
     if isinstance(data, Path) or (isinstance(data, str) and not named and is_path(data)):
         return _File(Path(data))

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from woqfx.calibration.contract import CalibrationSet
 from woqfx.errors import CalibrationError
 
-#: A name, a file, or the data themselves: texts, conversations, tokens, a `datasets.Dataset`, a `DataLoader`.
-Data: TypeAlias = "str | Path | Iterable[Any]"
+#: A name, a file, or the data themselves: texts, conversations, tokens, a `datasets.Dataset`, a `DataLoader`, a set.
+Data: TypeAlias = "str | Path | Iterable[Any] | CalibrationSet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,8 @@ class CalibrationRequest:
     def label(self) -> str:
         """What messages and manifests call the data; of a file its name alone, so that no folder is told."""
         if isinstance(self.data, Path):
+            return self.data.name
+        if isinstance(self.data, CalibrationSet):
             return self.data.name
         if not isinstance(self.data, str):
             return f"a {type(self.data).__name__} of the caller's"

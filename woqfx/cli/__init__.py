@@ -18,8 +18,12 @@ _COMMANDS = {
     "inspect": "inspect",
     "report": "report",
     "generate": "generate",
+    "chat": "chat",
+    "serve": "serve",
     "eval": "evaluate",
     "bench": "bench",
+    "convert": "convert",
+    "export": "export",
     "plugins": "plugins",
     "new-plugin": "new_plugin",
 }

@@ -1,4 +1,4 @@
-"""`woqfx bench`: how fast linear layers run here, held against what the machine can do."""
+"""`woqfx bench`: how fast linear layers, or a whole model, run here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from woqfx.cli import text
+from woqfx.cli import bench_model, text
 from woqfx.cli.failures import warn
 
 if TYPE_CHECKING:
@@ -30,10 +30,12 @@ def _shape(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
 
 @click.command(
     "bench",
-    short_help="Measure how fast linear layers run here, and how fast they could.",
+    short_help="Measure how fast layers run here, and how fast they could, or a whole model.",
     epilog="""\b
 Examples:
   woqfx bench
+  woqfx bench out/ --backend llm_runtime --prompt 512 --new 128
+  woqfx bench out/ --backend llm_runtime --against model.gguf
   woqfx bench --dtype nf4 --dtype int4_clip --compute-dtype int8 --rows 1
   woqfx bench --shape 11008x4096 --group-size 32 --group-size 128 --no-peers
   woqfx bench --json > here.json
@@ -49,6 +51,7 @@ medians of single calls. Weights rotate among copies that no cache holds togethe
 layers do. Nothing else should run meanwhile: a browser is enough to spoil it.
 """,
 )
+@click.argument("folder", required=False)
 @click.option(
     "--dtype", "dtypes", multiple=True, metavar="NAME", help="How weights are stored.  [default: every dtype]"
 )
@@ -93,14 +96,28 @@ layers do. Nothing else should run meanwhile: a browser is enough to spoil it.
     help="How long each line of the table is measured. Longer is steadier.",
 )
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Others' kernels beside woqfx's.")
+@click.option(
+    "--prompt", default=512, show_default=True, type=click.IntRange(min=1), metavar="N", help="Of a model: tokens read."
+)
+@click.option(
+    "--new", default=128, show_default=True, type=click.IntRange(min=1), metavar="N", help="Of a model: tokens made."
+)
+@click.option(
+    "--against", metavar="GGUF", help="Of a model: let llama.cpp take turns with it (needs llama-cpp-python)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
-def command(as_json: bool, **options: Any) -> None:
+def command(folder: str | None, prompt: int, new: int, against: str | None, as_json: bool, **options: Any) -> None:
     """Measure linear layers with random weights: every dtype in every compute dtype, from one row to many.
+
+    With FOLDER, measure the model in that checkpoint instead: how fast it reads a prompt, and generates.
 
     What this machine can do at most is measured in between: how fast memory is read, and how many operations a second
     each kind of arithmetic does. Each result is then given as its share of that. --dtype, --compute-dtype,
     --group-size and --rows can be given several times.
     """
+    if folder is not None:
+        bench_model.show(folder, options["backend"], options["threads"], prompt, new, against, as_json=as_json)
+        return
     report = _measure(**options)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=1))

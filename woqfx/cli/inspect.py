@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from woqfx.inspection import Inspection, UnfinishedRun, WeightFacts
 
 
+#: What to show of another program's config.
+_THEIRS = ("format", "checkpoint_format", "version", "bits", "group_size", "sym", "desc_act", "bnb_4bit_quant_type")
+
+
 @click.command(
     "inspect",
     short_help="Show what a checkpoint holds, and what runs it here.",
@@ -89,6 +93,8 @@ def _show(found: Inspection, every: bool, verified: bool) -> None:
         "made by": _request(found.request),
         "runs by": _kernels(found),
     }
+    if found.notes:
+        lines["to know"] = "\n".join(text.notes(found.notes))
     if verified:
         lines["verified"] = "every file is as the manifest describes it"
     text.facts(out, lines)
@@ -120,6 +126,9 @@ def _kernels(found: Inspection) -> str:
 def _request(request: Mapping[str, Any]) -> str:
     if not request:
         return "unknown"
+    if isinstance(theirs := request.get("quantization_config"), dict):
+        stated = [f"{key} {theirs[key]}" for key in _THEIRS if isinstance(theirs.get(key), int | str)]
+        return f"{theirs.get('quant_method', 'another program')}: {', '.join(stated)}"
     options = [f"{key}={value}" for key, value in request.get("options", {}).items()]
     rules = [f"rule {rule}" for rule in request.get("rules", ())]
     scheme = text.scheme(Scheme.from_json(request["scheme"])) if "scheme" in request else "?"
@@ -141,6 +150,11 @@ def _show_unfinished(run: UnfinishedRun) -> None:
 def _command(run: UnfinishedRun) -> str:
     """The command that goes on with the run, from what the journal says was asked for."""
     request, scheme = run.request, run.request.get("scheme", {})
+    if "format" in request:
+        lossy = ["--requantize"] if request.get("requantize") else []
+        return shlex.join(
+            ["woqfx", "convert", run.source, "--to", str(request["format"]), *lossy, "--out", str(run.path)]
+        )
     words = ["woqfx", "quantize", run.source, "--algorithm", request.get("algorithm", "rtn")]
     for key in ("dtype", "group_size", "scale_dtype", "compute_dtype"):
         words += [f"--{key.replace('_', '-')}", str(scheme.get(key))]

@@ -93,6 +93,14 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
+def notes(about: Mapping[str, str]) -> list[str]:
+    """What there is to know of single tensors: each note once, with the tensors that it is about."""
+    names: dict[str, list[str]] = {}
+    for name, note in about.items():
+        names.setdefault(note, []).append(name)
+    return [f"{one[0]}{f' and {len(one) - 1} more' if one[1:] else ''}: {note}" for note, one in names.items()]
+
+
 def layer(weight: str) -> str:
     """A layer by the name that rules match, from its parameter's."""
     return weight.removesuffix(".weight")

@@ -44,14 +44,15 @@ class _Chooser(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         for row, request in enumerate(self._requests):
-            self._choices[row] = None
             if request.done.is_set():
                 continue
-            try:
-                choice = request.sampler.choose(scores[row], (*request.prompt.tokens, *request.tokens))
-            except Exception as error:  # a constraint that cannot go on ends its own request alone
-                request.fail(error)
-                continue
+            choice = self._choices[row]
+            if choice is None:  # else it was chosen already, and the step that it was for is made again
+                try:
+                    choice = request.sampler.choose(scores[row], (*request.prompt.tokens, *request.tokens))
+                except Exception as error:  # a constraint that cannot go on ends its own request alone
+                    request.fail(error)
+                    continue
             self._choices[row] = choice
             scores[row] = float("-inf")
             scores[row, choice.token] = 0.0
@@ -68,7 +69,8 @@ class _Watch(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         ended = False
-        for request, choice in zip(self._requests, self._choices, strict=True):
+        for row, request in enumerate(self._requests):
+            choice, self._choices[row] = self._choices[row], None
             if choice is not None:
                 request.take(choice)
                 ended |= request.done.is_set()

@@ -15,7 +15,7 @@ from woqfx.generating.request import Answer, Piece, Prompt, Request
 from woqfx.generating.sampling import Defaults, Sampler
 from woqfx.generating.settings import Settings
 from woqfx.generating.stream import Stream
-from woqfx.generating.turns import Turns
+from woqfx.generating.turns import Shared, Turns
 
 
 class TextGenerator:
@@ -34,7 +34,11 @@ class TextGenerator:
         self.tokenizer = tokenizer
         self._config = model.generation_config
         self._tokenizing = threading.Lock()  # fast tokenizers are not safe against two threads
-        self._turns = Turns(model, batch_size, self._padding)
+        shares = hasattr(model, "submit")
+        self._turns = (Shared if shares else Turns)(model, batch_size, self._padding)
+
+    def __reduce__(self) -> Any:
+        raise SettingsError("a loaded model cannot be pickled: pickle the name of its folder, and load it again")
 
     def text_prompt(self, text: str) -> Prompt:
         """A prompt to go on with; to an encoder-decoder model, its input."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from woqfx.errors import GenerationError
@@ -100,6 +100,31 @@ class Turns:
             batch = like[: self._batch_size]
             self._waiting = [request for request in self._waiting if request not in batch]
         return batch
+
+
+class Shared:
+    """Runs requests on a model that shares its steps among threads by itself: each thread runs its own."""
+
+    def __init__(self, model: Any, batch_size: int, padding: int) -> None:
+        self._model = model
+        self._batch_size = batch_size
+        self._padding = padding
+
+    def run(self, requests: Sequence[Request]) -> None:
+        """Return when all `requests` are done."""
+        waiting = list(requests)
+        while waiting:
+            batch = [request for request in waiting if _shares(waiting[0], request)][: self._batch_size]
+            waiting = [request for request in waiting if request not in batch]
+            try:
+                run_batch(self._model, batch, self._padding)
+            except Exception as error:
+                for request in batch:
+                    request.fail(error)
+
+    def together(self, count: int) -> AbstractContextManager[None]:
+        """Nobody has to wait for others."""
+        return nullcontext()
 
 
 def _all_done(requests: Sequence[Request]) -> bool:

@@ -25,7 +25,7 @@ from woqfx.generating import Answer, Constraint, Prompt, Request, Settings
 from woqfx.generating.forms import instructed, response_constraint
 from woqfx.generating.stopping import StopFinder
 from woqfx.generating.tools import ToolUse
-from woqfx.langchain.language_model import ConfiguredModel, answers_of, usage_of
+from woqfx.langchain.language_model import STRICT, ConfiguredModel, answers_of, usage_of
 from woqfx.langchain.llm import logprobs_of, run_cancellable
 from woqfx.langchain.messages import template_messages
 from woqfx.langchain.structured import structured
@@ -56,6 +56,8 @@ class ChatWoqfx(ConfiguredModel, BaseChatModel):
 
     Parameters of a call (`temperature`, `max_tokens`, `seed`, ...) go before the object's; unknown ones are errors.
     """
+
+    model_config = STRICT
 
     streaming: bool = False
     """Whether `invoke` streams too, so that callbacks see tokens."""

@@ -21,10 +21,14 @@ _SETTINGS = (
 )
 
 
+#: Said again in each class, since LangChain's classes say otherwise.
+STRICT = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
+
+
 class LocalModel(BaseLanguageModel[Any]):
     """A model of this process: loaded when it is first needed, then shared by all threads."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
+    model_config = STRICT
 
     _lazy: Lazy | None = PrivateAttr(default=None)
 

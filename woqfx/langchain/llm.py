@@ -3,19 +3,63 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from woqfx.generating import Answer, Request, TokenScore
-from woqfx.langchain.language_model import ConfiguredModel, LocalModel, answers_of, usage_of
+from woqfx.langchain.language_model import STRICT, ConfiguredModel, LocalModel, answers_of, usage_of
 
 
 class TextModel(LocalModel, BaseLLM):
     """Answers by going on with a text; all prompts of a call run together."""
+
+    model_config = STRICT
+
+    def generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        callbacks: Callbacks | list[Callbacks] | None = None,
+        *,
+        tags: list[str] | list[list[str]] | None = None,
+        metadata: dict[str, Any] | list[dict[str, Any]] | None = None,
+        run_name: str | list[str] | None = None,
+        run_id: uuid.UUID | list[uuid.UUID | None] | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """Answers for `prompts`. `kwargs` go into a copy, since LangChain's cache knows a call by its object alone."""
+        asked = self._with(kwargs) if kwargs else self
+        return BaseLLM.generate(
+            asked, prompts, stop, callbacks, tags=tags, metadata=metadata, run_name=run_name, run_id=run_id
+        )
+
+    async def agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        callbacks: Callbacks | list[Callbacks] | None = None,
+        *,
+        tags: list[str] | list[list[str]] | None = None,
+        metadata: dict[str, Any] | list[dict[str, Any]] | None = None,
+        run_name: str | list[str] | None = None,
+        run_id: uuid.UUID | list[uuid.UUID | None] | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """`generate`, without blocking."""
+        asked = self._with(kwargs) if kwargs else self
+        return await BaseLLM.agenerate(
+            asked, prompts, stop, callbacks, tags=tags, metadata=metadata, run_name=run_name, run_id=run_id
+        )
+
+    @abstractmethod
+    def _with(self, given: dict[str, Any]) -> Self:
+        """A copy to which the parameters of one call belong."""
 
     def _generate(
         self,
@@ -90,6 +134,9 @@ class WoqfxLLM(ConfiguredModel, TextModel):
     @property
     def _llm_type(self) -> str:
         return "woqfx"
+
+    def _with(self, given: dict[str, Any]) -> Self:
+        return self.model_copy(update={"generation_kwargs": {**self.generation_kwargs, **given}})
 
 
 async def run_cancellable(model: LocalModel, requests: Sequence[Request]) -> list[Answer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -11,7 +12,8 @@ from woqfx.errors import SettingsError
 from woqfx.generating import Settings, TextGenerator
 from woqfx.langchain.llm import TextModel
 from woqfx.langchain.pipelines import TextPipeline, check_task, readable, settings_of
-from woqfx.langchain.source import LiveModel, ModelSource, name_of
+from woqfx.langchain.source import Lazy, LiveModel, ModelSource, digest_of_files, name_of
+from woqfx.vocabularies import arguments_of
 
 # What a tokenizer's `from_pretrained` understands of what a model's does.
 _SHARED = ("revision", "cache_dir", "token", "trust_remote_code", "local_files_only", "subfolder", "force_download")
@@ -72,8 +74,9 @@ class WeightOnlyQuantPipeline(TextModel):
         model, tokenizer = _load(
             model_id, task, quantization, {k: v for k, v in (model_kwargs or {}).items() if k not in _GENERATING}
         )
-        return cls(
-            pipeline=TextPipeline(task, model, tokenizer, batch_size=batch_size, **settings),
+        pipe = TextPipeline(task, model, tokenizer, batch_size=batch_size, **settings)
+        made = cls(
+            pipeline=pipe,
             model_id=model_id,
             model_kwargs=model_kwargs,
             pipeline_kwargs=pipeline_kwargs,
@@ -81,6 +84,9 @@ class WeightOnlyQuantPipeline(TextModel):
             batch_size=batch_size,
             **kwargs,
         )
+        known = {**made._known(), "files": digest_of_files(Path(model_id))}
+        made._lazy = Lazy(LiveModel(pipe.generator, known, number=""))
+        return made
 
     @property
     def _llm_type(self) -> str:
@@ -94,8 +100,11 @@ class WeightOnlyQuantPipeline(TextModel):
             generator = self.pipeline.generator
         else:
             generator = TextGenerator(self.pipeline.model, self.pipeline.tokenizer, batch_size=self.batch_size)
-        asked = {"task": self.pipeline.task, "model_id": self.model_id, "model_kwargs": self.model_kwargs}
-        return LiveModel(generator, {**asked, "quantization_config": self.quantization_config})
+        return LiveModel(generator, self._known())
+
+    def _known(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in ("model_id", "model_kwargs", "quantization_config")}
+        return {"task": self.pipeline.task, **fields}
 
     def _settings(self, stop: Sequence[str] | None, given: Mapping[str, Any]) -> Settings:
         own, call = readable(self.pipeline_kwargs or {}), dict(given)
@@ -103,6 +112,11 @@ class WeightOnlyQuantPipeline(TextModel):
         for ours in ("prefix", "batch_size"):
             own.pop(ours, None)
         return Settings.read(call, Settings.read({**settings_of(self.pipeline), **own}))
+
+    def _with(self, given: dict[str, Any]) -> Self:
+        call = {name: value for name, value in given.items() if name != "pipeline_kwargs"}
+        asked = {**(self.pipeline_kwargs or {}), **call, **(given.get("pipeline_kwargs") or {})}
+        return self.model_copy(update={"pipeline_kwargs": asked})
 
     def _put(self, prompt: str) -> str:
         prefix = (self.pipeline_kwargs or {}).get("prefix") or getattr(self.pipeline, "prefix", None)
@@ -150,6 +164,14 @@ def _generating(model_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (model_kwargs or {}).items() if name in _GENERATING}
 
 
+def _as_ours(quantization: Any) -> Any:
+    """A configuration that transformers gives to woqfx: others, such as bitsandbytes', it would carry out itself."""
+    from woqfx.transformers import WoqfxConfig
+
+    ours = getattr(quantization, "quant_method", None) == "woqfx"
+    return quantization if ours else WoqfxConfig(**arguments_of(quantization))
+
+
 def _load(model_id: str, task: str, quantization: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
     """A model as transformers loads it, quantized by woqfx on the way, and its tokenizer."""
     import transformers
@@ -158,7 +180,7 @@ def _load(model_id: str, task: str, quantization: Any, arguments: dict[str, Any]
 
     auto = transformers.AutoModelForCausalLM if task == "text-generation" else transformers.AutoModelForSeq2SeqLM
     if quantization is not None:
-        arguments = {**arguments, "quantization_config": quantization}
+        arguments = {**arguments, "quantization_config": _as_ours(quantization)}
     model = auto.from_pretrained(model_id, **arguments)
     shared = {name: value for name, value in arguments.items() if name in _SHARED}
     return model.eval(), transformers.AutoTokenizer.from_pretrained(model_id, **shared)

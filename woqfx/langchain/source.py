@@ -61,17 +61,18 @@ class NamedModel:
             "tokenizer": self.tokenizer,
             "backend": self.backend,
             "quantization": plain(self.quantization),
-            "files": _files(Path(self.model)),
+            "files": digest_of_files(Path(self.model)),
         }
 
 
 @dataclass(frozen=True)
 class LiveModel:
-    """A model that the caller has loaded. It is like no other, since nobody can tell what was done to it."""
+    """A model that is loaded. If the caller did it, it is like no other: nobody can tell what was done to it."""
 
     generator: TextGenerator
-    #: What the caller knows of it.
+    #: What is known of it.
     known: Mapping[str, Any] = field(default_factory=dict)
+    #: Empty if what is known tells it from all others.
     number: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def load(self) -> TextGenerator:
@@ -85,9 +86,6 @@ class LiveModel:
         request = dict(origin.request) if isinstance(origin, Provenance) else None
         known = {name: plain(value) for name, value in self.known.items()}
         return {"model": name_of(model), "live": self.number, "quantization": plain(request), **known}
-
-    def __reduce__(self) -> Any:
-        raise SettingsError("a loaded model cannot be pickled: make the language model from a folder instead")
 
 
 class Lazy:
@@ -134,7 +132,7 @@ def _named(value: Any) -> Any:
     return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
-def _files(path: Path) -> str | None:
+def digest_of_files(path: Path) -> str | None:
     """A digest of what is in a folder or file, by names, sizes and times; None for a name on the Hub."""
     if not path.exists():
         return None

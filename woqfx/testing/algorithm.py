@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from woqfx.algorithm import Algorithm, Layer, read_options
+from woqfx.algorithm import Algorithm, Layer
 from woqfx.contracts import fault_of
 from woqfx.errors import WeightError
 from woqfx.nearest import quantize_nearest
+from woqfx.options import read_options
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme
@@ -51,7 +52,7 @@ class AlgorithmSuite(ABC):
         """As the command line and saved requests give them; each has a help text."""
         for options in self.variants:
             assert isinstance(options, self.algorithm.Options)
-            assert read_options(self.algorithm, dataclasses.asdict(options)) == options
+            assert read_options("algorithm", self.algorithm.Options, dataclasses.asdict(options)) == options
         assert all(field.metadata.get("help") for field in dataclasses.fields(self.algorithm.Options))
 
     @pytest.mark.parametrize("label", SCHEMES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,17 @@ from woqfx.cpu import CPU, this_cpu
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme
-from woqfx.testing.cases import SCHEMES, normal, permuted, quantized, relative_error, same_bytes, threads
+from woqfx.testing.cases import (
+    OFFSET_CASES,
+    SCHEMES,
+    normal,
+    permuted,
+    quantized,
+    relative_error,
+    same_bytes,
+    threads,
+    with_offsets,
+)
 
 N, K = 24, 80
 COMPUTE = ("fp32", "bf16", "int8")
@@ -140,6 +151,28 @@ class BackendSuite(ABC):
         assert relative_error(packed.linear(x), self._reference(x, q, None)) <= self.tolerance
         assert same_bytes(packed.qtensor(), q)
         assert torch.equal(packed.dequantize(), q.dequantize())
+        stack = permuted(quantized(scheme, 2, N, K))
+        packed = self.backend.pack(stack, torch.float32)
+        assert same_bytes(packed.qtensor(), stack)
+        for number in range(2):
+            reference = self._reference(x, stack[number], None)
+            assert relative_error(packed.expert(number).linear(x), reference) <= self.tolerance
+
+    @_every_compute
+    @pytest.mark.parametrize("label", OFFSET_CASES)
+    def test_offsets(self, label: str, compute: str) -> None:
+        """Offsets in place of zeros (GGUF's Q4_1) are computed with and come back."""
+        scheme = replace(SCHEMES[label], compute_dtype=compute)
+        self._pack(scheme, N, K)
+        q, x = with_offsets(quantized(scheme, N, K)), normal(19, K, seed=1)
+        packed = self.backend.pack(q, torch.float32)
+        y = packed.linear(x)
+        assert relative_error(y, self._reference(x, q, None)) <= self.tolerance
+        for count in (1, 2, 5, 8, 17):
+            assert torch.equal(packed.linear(x[:count]), y[:count])
+        assert same_bytes(packed.qtensor(), q)
+        assert torch.equal(packed.dequantize(), q.dequantize())
+        assert torch.equal(packed.rows(torch.arange(N)), q.dequantize())
 
     @_every_compute
     @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (300, 33), (16, 1000)], ids=str)
@@ -161,6 +194,15 @@ class BackendSuite(ABC):
             with threads(count):
                 results.append(packed.linear(x))
         assert torch.equal(*results)
+
+    def test_several_threads_pack_at_once(self) -> None:
+        """As loading does; each gets what it would have got alone."""
+        scheme, x = SCHEMES["int4_clip-asym"], normal(5, K, seed=1)
+        alone = [self._pack(scheme, N + i, K)[1].linear(x) for i in range(8)]
+        weights = [quantized(scheme, N + i, K) for i in range(8)]
+        with ThreadPoolExecutor(4) as pool:
+            packed = list(pool.map(lambda q: self.backend.pack(q, torch.float32), weights))
+        assert all(torch.equal(one.linear(x), expected) for one, expected in zip(packed, alone, strict=True))
 
     def test_no_dense_copy_is_kept(self) -> None:
         """After a forward, no tensor of the weight's size is alive that was not before."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor
 
+from woqfx.dtype import scale_storage
 from woqfx.nearest import quantize_nearest
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
@@ -34,6 +36,10 @@ def _schemes() -> Iterator[tuple[str, Scheme]]:
 SCHEMES: Mapping[str, Scheme] = dict(_schemes())
 
 
+#: Those that may have offsets in place of zeros.
+OFFSET_CASES = tuple(label for label, scheme in SCHEMES.items() if not scheme.symmetric)
+
+
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard normal numbers, the same for the same arguments."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
@@ -46,9 +52,19 @@ def quantized(scheme: Scheme, *shape: int, seed: int = 0) -> QTensor:
 
 
 def permuted(q: QTensor) -> QTensor:
-    """The same codes for inputs in another order."""
-    order = torch.randperm(q.in_features, generator=torch.Generator().manual_seed(7))
-    return replace(q, order=order.to(torch.int32))
+    """The same codes for inputs in another order, each weight of a stack in its own."""
+    draw = torch.Generator().manual_seed(7)
+    *lead, _, k = q.shape
+    orders = [torch.randperm(k, generator=draw) for _ in range(prod(lead))]
+    return replace(q, order=torch.stack(orders).to(torch.int32).view(*lead, k))
+
+
+def with_offsets(q: QTensor) -> QTensor:
+    """An asymmetric weight with offsets in place of its zeros (GGUF's Q4_1), which are not multiples of its scales."""
+    params = q.params()
+    assert params.zero is not None
+    offset = params.scale * (0.37 - params.zero)
+    return replace(q, zeros=None, offsets=offset.to(scale_storage(q.scheme.scale_dtype)))
 
 
 def same_bytes(a: QTensor, b: QTensor) -> bool:

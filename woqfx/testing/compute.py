@@ -11,7 +11,16 @@ from torch import Tensor
 from woqfx.compute import ComputeDType
 from woqfx.contracts import fault_of
 from woqfx.qtensor import QTensor
-from woqfx.testing.cases import SCHEMES, normal, permuted, quantized, relative_error, threads
+from woqfx.testing.cases import (
+    OFFSET_CASES,
+    SCHEMES,
+    normal,
+    permuted,
+    quantized,
+    relative_error,
+    threads,
+    with_offsets,
+)
 
 N, K = 24, 80  # K is ragged for groups of 24, 32 and 48
 
@@ -98,6 +107,15 @@ class ComputeDTypeSuite(ABC):
         """Codes in another order of inputs (GPTQ's act-order) meet the inputs that they belong to."""
         q, x = permuted(quantized(SCHEMES[label], N, K)), normal(9, K, seed=1)
         assert relative_error(self.compute.matmul(x, q, None), _exact(x, q, None)) <= self.tolerance
+
+    @pytest.mark.parametrize("label", OFFSET_CASES)
+    def test_offsets(self, label: str) -> None:
+        """Groups may have an offset of any value in place of a zero point."""
+        q, x = with_offsets(quantized(SCHEMES[label], N, K)), normal(33, K, seed=1)
+        y = self.compute.matmul(x, q, None)
+        assert relative_error(y, _exact(x, q, None)) <= self.tolerance
+        for count in (1, 2, 5, 16):
+            assert torch.equal(self.compute.matmul(x[:count], q, None), y[:count])
 
     def test_zeros_give_the_bias(self) -> None:
         """Rows of zeros are no special case."""

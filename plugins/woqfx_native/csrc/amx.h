@@ -99,14 +99,21 @@ void tile_panel(const Product& p, const Panel& x, std::size_t tile, std::size_t 
         for (std::size_t lane = 0; lane < kTile; lane += V::kLanes) {
             const typename V::F scale = V::load_scales(record, l.scale_type, lane);
             const typename V::I origin = V::set(static_cast<std::uint32_t>(p.operands->origin));
+            const bool zeros = l.origin == woqfx::Origin::zeros, offsets = l.origin == woqfx::Origin::offsets;
             const typename V::I shift =
-                l.has_zeros ? V::subtract(origin, V::load_bytes(record + l.zeros_at + lane)) : origin;
+                zeros ? V::subtract(origin, V::load_bytes(record + l.origins_at + lane)) : origin;
             for (std::size_t r = 0; r < rows; ++r) {
-                const typename V::I start = V::set(x.starts[b * rows + r]);
+                const typename V::I start = V::set(offsets ? 0 : x.starts[b * rows + r]);
                 const typename A::Sum sum = A::load_sum(sums + r * kRow + lane * 4) +
-                                            (l.has_zeros ? A::start(shift, start) : A::from_words(start));
+                                            (zeros ? A::start(shift, start) : A::from_words(start));
                 float* total = totals + r * kTile + lane;
                 V::store(total, A::finish(V::load(total), sum, scale, x.steps[b * rows + r]));
+            }
+            if (!offsets) continue;
+            const typename V::F offset = offset_of_origin<V>(p, record, lane, scale);
+            for (std::size_t r = 0; r < rows; ++r) {
+                float* total = totals + r * kTile + lane;
+                V::store(total, V::fma(offset, V::set(float_of(x.starts[b * rows + r])), V::load(total)));
             }
         }
     }

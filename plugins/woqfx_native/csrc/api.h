@@ -41,6 +41,7 @@ struct WeightView {
     const void* scales = nullptr;          // [n, G] of scale_type
     Float scale_type = Float::f16;
     const std::uint8_t* zeros = nullptr;   // [n, G]: the code of 0; null when symmetric (2^(bits-1), or a codebook)
+    const void* offsets = nullptr;         // [n, G] of scale_type: the weight of code 0, in place of zeros
     const float* levels = nullptr;         // a codebook's levels in code order; null for an integer grid
     std::size_t level_count = 0;           // 2..2^bits
     const std::int32_t* order = nullptr;   // [k]: column j of the codes is input order[j]; null for none
@@ -55,8 +56,9 @@ public:
     std::size_t k() const;
     std::size_t group() const;
     int bits() const;
-    Float scale_type() const;              // as held: the smallest type that holds the given scales exactly
+    Float scale_type() const;              // as held: the smallest type that holds scales and offsets exactly
     bool has_zeros() const;
+    bool has_offsets() const;
     bool has_order() const;
     bool is_codebook() const;
 
@@ -81,12 +83,13 @@ private:
 // `threads` below 1 means: all of the pool (WOQFX_NUM_THREADS, else the number of CPUs). Throughout.
 PackedWeight pack(const WeightView&, int threads = 0);
 
-// The plain parts again, equal in every bit to what was packed (scales as float32 values). Any may be null.
+// The plain parts again, equal in every bit to what was packed (scales and offsets as float32). Any may be null.
 struct PlainParts {
     std::uint8_t* codes = nullptr;         // [n, ceil(k * bits / 8)]
     float* scales = nullptr;               // [n, G]
     std::uint8_t* zeros = nullptr;         // [n, G]; must be null unless has_zeros()
     std::int32_t* order = nullptr;         // [k]; must be null unless has_order()
+    float* offsets = nullptr;              // [n, G]; must be null unless has_offsets()
 };
 void unpack(const PackedWeight&, const PlainParts&, int threads = 0);
 

@@ -1,36 +1,18 @@
 // encode.h for Python: shapes and types are checked here, the rest is the core's.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
 #include <vector>
 
+#include "arrays.h"
 #include "encode.h"
 
-namespace nb = nanobind;
-using namespace nb::literals;
+using namespace nanobind::literals;
 
 namespace woqfx {
 namespace {
 
-template <class T, int Dimensions>
-using Dense = nb::ndarray<T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
 using AnyMatrix = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-template <class T, int Dimensions>
-using Given = std::optional<Dense<T, Dimensions>>;
-
-void require(bool ok, const char* message) {
-    if (!ok) throw Error(message);
-}
-
-Float type_of(nb::dlpack::dtype type) {
-    if (type == nb::dtype<float>()) return Float::f32;
-    if (type.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float) && type.bits == 16) return Float::f16;
-    if (type.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && type.bits == 16) return Float::bf16;
-    throw Error("weights are float32, float16 or bfloat16");
-}
 
 encode::Weight weight_of(const AnyMatrix& array, std::size_t group) {
     const encode::Weight weight{array.data(), type_of(array.dtype()), array.shape(0), array.shape(1), group};
@@ -41,18 +23,6 @@ encode::Weight weight_of(const AnyMatrix& array, std::size_t group) {
 encode::Grid grid_of(int bits, bool full_range, bool symmetric, const Given<const float, 1>& levels) {
     if (levels) return encode::Grid::codebook(bits, levels->data(), levels->shape(0));
     return encode::Grid::integer(bits, full_range, symmetric);
-}
-
-template <class T>
-T* pointer(const Dense<T, 2>& array, std::size_t rows, std::size_t columns, const char* message) {
-    require(array.shape(0) == rows && array.shape(1) == columns, message);
-    return array.data();
-}
-
-template <class T>
-T* pointer(const Dense<T, 1>& array, std::size_t length, const char* message) {
-    require(array.shape(0) == length, message);
-    return array.data();
 }
 
 void nearest(const AnyMatrix& array, std::size_t group, int bits, bool full_range,
@@ -66,10 +36,9 @@ void nearest(const AnyMatrix& array, std::size_t group, int bits, bool full_rang
         weight,
         grid_of(bits, full_range, !zeros, levels),
         storage,
-        {ratios.data(), ratios.size(),
-         importance ? pointer(*importance, weight.columns, "importance must be float32 [K]") : nullptr},
+        {ratios.data(), ratios.size(), pointer(importance, weight.columns, "importance must be float32 [K]")},
         {nullptr, pointer(scales, rows, groups, "scales must be float32 [N, G]"),
-         zeros ? pointer(*zeros, rows, groups, "zeros must be float32 [N, G]") : nullptr},
+         pointer(zeros, rows, groups, "zeros must be float32 [N, G]")},
     };
     job.output.codes = pointer(codes, rows, encode::packed_bytes(weight.columns, bits), width);
     const nb::gil_scoped_release unlocked;
@@ -87,7 +56,7 @@ void square_error(const AnyMatrix& array, std::size_t group, int bits, const Giv
         weight,
         grid_of(bits, true, !zeros, levels),
         {nullptr, pointer(scales, rows, groups, "scales must be float32 [N, G]"),
-         zeros ? pointer(*zeros, rows, groups, "zeros must be uint8 [N, G]") : nullptr},
+         pointer(zeros, rows, groups, "zeros must be uint8 [N, G]")},
         pointer(off, rows, "off must be float32 [N]"),
         pointer(size, rows, "size must be float32 [N]"),
     };

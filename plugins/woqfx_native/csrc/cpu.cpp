@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "kernel.h"
+#include "setting.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -105,7 +106,7 @@ Isa parse_isa(const std::string& text) {
         if (text == name(isa)) return isa;
         known += std::string(known.empty() ? "" : ", ") + name(isa);
     }
-    throw Error("'" + text + "' is no instruction set: WOQFX_ISA may be " + known);
+    throw SettingError("'" + text + "' is no instruction set: WOQFX_ISA may be " + known);
 }
 
 Isa best_isa() {
@@ -113,7 +114,7 @@ Isa best_isa() {
         if (const char* text = std::getenv("WOQFX_ISA"); text && *text) {
             const Isa asked = parse_isa(text);
             if (!supported(asked))
-                throw Error(std::string("WOQFX_ISA asks for ") + text + ", which this CPU does not have: unset it");
+                throw SettingError(std::string("WOQFX_ISA asks for ") + text + ", which this CPU does not have: unset it");
             return asked;
         }
         Isa found = Isa::portable;

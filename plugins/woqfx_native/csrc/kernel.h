@@ -28,8 +28,9 @@ struct Panel {
     std::uint32_t* words;
     std::size_t word_stride, row_stride;
     float* steps;                         // int8: the value of 1
-    std::uint32_t* starts;                // what a block's sum starts from, if the weight has no zeros; with zeros,
-                                          // what origin - zero is multiplied by: float32, or int32 for int8
+    std::uint32_t* starts;                // what a block's sum starts from, if all zeros are the middle; with zeros,
+                                          // what origin - zero is multiplied by: float32, or int32 for int8; with
+                                          // offsets, the sum of the block's activations: float32
     std::size_t first;                    // the number of its first row
 };
 
@@ -62,7 +63,7 @@ struct Source {
     std::size_t stride;
     float outlier_threshold;
     bool round_to_bf16;
-    int shift;                            // what sums are multiplied by: origin - implied_zero, or 1 if there are zeros
+    int shift;                            // what sums are multiplied by: origin - implied_zero; 1 if not all are alike
     float unit;                           // Operands::unit
 };
 

@@ -56,13 +56,14 @@ Layout Layout::of(const Header& h) {
         any = any || h.levels[i] != 0;
     }
     require(finite && any, "a codebook's levels must be finite, and one of them not 0");
-    require(h.scale_type <= Float::bf16 && h.has_zeros <= 1 && h.has_order <= 1 && !(h.has_zeros && h.level_count),
+    require(h.scale_type <= Float::bf16 && h.origin <= Origin::offsets && h.has_order <= 1 &&
+                (h.origin == Origin::middle || !h.level_count),
             "not the header of a packed weight: pack the weight again");
 
     Layout l{};
     l.n = h.n, l.k = h.k, l.group = h.group, l.groups = divide_up(l.k, l.group);
     l.bits = static_cast<int>(h.bits), l.stored_bits = l.bits <= 4 ? 4 : 8;
-    l.scale_type = h.scale_type, l.has_zeros = h.has_zeros, l.has_order = h.has_order;
+    l.scale_type = h.scale_type, l.origin = h.origin, l.has_order = h.has_order;
     l.level_count = h.level_count;
     std::memcpy(l.levels, h.levels, sizeof l.levels);
 
@@ -72,8 +73,10 @@ Layout Layout::of(const Header& h) {
     l.block_steps = divide_up(l.block, kStep);
     l.last_steps = divide_up(l.k - (l.blocks - 1) * l.block, kStep);
     l.steps = (l.blocks - 1) * l.block_steps + l.last_steps;
-    l.zeros_at = kTile * scale_bytes(l.scale_type);
-    l.codes_at = l.zeros_at + (l.has_zeros ? kTile : 0);
+    l.origins_at = kTile * scale_bytes(l.scale_type);
+    l.codes_at = l.origins_at + (l.origin == Origin::zeros     ? kTile
+                                 : l.origin == Origin::offsets ? kTile * scale_bytes(l.scale_type)
+                                                               : 0);
     l.step_bytes = kTile * static_cast<std::size_t>(l.stored_bits);
     l.record_bytes = l.codes_at + l.block_steps * l.step_bytes;
     l.tiles = divide_up(l.n, kTile);

@@ -2,7 +2,7 @@
 //
 //   header | order | tile 0 | tile 1 | ...          each part on a 64-byte boundary
 //   tile   = record of block 0 | record of block 1 | ...
-//   record = 32 scales | 32 zeros (if asymmetric) | codes
+//   record = 32 scales | 32 zeros or offsets (if asymmetric) | codes
 //
 // A tile is 32 outputs, side by side; a kernel's vector lanes are outputs, so that no sum ever crosses lanes. A block
 // is as many inputs as share a scale: a group, or a piece of a long one (which repeats the group's scale). One tile is
@@ -26,14 +26,19 @@ namespace woqfx {
 constexpr std::size_t kTile = 32;         // outputs of a tile
 constexpr std::size_t kStep = 8;          // inputs of a step
 constexpr std::size_t kLongestBlock = 512;
-constexpr std::uint32_t kLayoutVersion = 1;
+constexpr std::uint32_t kLayoutVersion = 2;
+
+// What an integer grid's codes are counted from: w = (code - middle) * scale, (code - zero) * scale, with a zero of each
+// group, or code * scale + offset, with an offset of each group.
+enum class Origin : std::uint32_t { middle = 0, zeros = 1, offsets = 2 };
 
 struct Header {
     char magic[8];
     std::uint32_t version, bits;
     std::uint64_t n, k, group, size;      // size: of the whole buffer in bytes
     Float scale_type;
-    std::uint32_t has_zeros, has_order, level_count;
+    Origin origin;
+    std::uint32_t has_order, level_count;
     float levels[16];
     std::uint8_t reserved[256 - 8 - 2 * 4 - 4 * 8 - 4 * 4 - 16 * 4];
 };
@@ -43,15 +48,16 @@ struct Layout {
     std::size_t n, k, group, groups;
     int bits;                             // of the plain codes
     int stored_bits;                      // 4 or 8
-    Float scale_type;
-    bool has_zeros, has_order;
+    Float scale_type;                     // of offsets, too
+    Origin origin;
+    bool has_order;
     std::size_t level_count;              // 0 for an integer grid
     float levels[16];
 
     std::size_t block, blocks;            // inputs of a block (but for the last), blocks of a row
     std::size_t block_steps, last_steps;
     std::size_t steps;                    // of a row: (blocks - 1) * block_steps + last_steps
-    std::size_t zeros_at, codes_at;       // in a record
+    std::size_t origins_at, codes_at;     // in a record
     std::size_t step_bytes, record_bytes, tile_bytes, tiles;
     std::size_t order_at, tiles_at, size; // in the buffer
 

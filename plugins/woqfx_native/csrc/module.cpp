@@ -1,40 +1,21 @@
 // The Python extension `woqfx_native._core`: the functions of api.h, for arrays of any library that speaks DLPack.
 //
 // Thin on purpose: shapes and types are checked here, the rest is the core's. The GIL is released while a kernel runs.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
 #include <vector>
 
-#include "api.h"
+#include "arrays.h"
+#include "layout.h"
 #include "numbers.h"
+#include "setting.h"
 
-namespace nb = nanobind;
-using namespace nb::literals;
+using namespace nanobind::literals;
 
 namespace woqfx {
 namespace {
-
-using Array = nb::ndarray<nb::device::cpu>;
-template <class T, int Dimensions>
-using Dense = nb::ndarray<T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
-template <class T, int Dimensions>
-using Given = std::optional<Dense<T, Dimensions>>;
-
-void require(bool ok, const char* message) {
-    if (!ok) throw Error(message);
-}
-
-Float type_of(nb::dlpack::dtype type) {
-    if (type == nb::dtype<float>()) return Float::f32;
-    if (type.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float) && type.bits == 16) return Float::f16;
-    if (type.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && type.bits == 16) return Float::bf16;
-    throw Error("kernels take float32, float16 and bfloat16");
-}
 
 // A matrix [M, width], or its rows' distance if there is more than one.
 template <class View>
@@ -47,25 +28,12 @@ View rows_of(const Array& array, std::size_t width, const char* message) {
     return {array.data(), type_of(array.dtype()), rows, static_cast<std::size_t>(stride)};
 }
 
-template <class T>
-T* pointer(const Given<T, 2>& array, std::size_t rows, std::size_t columns, const char* message) {
-    if (!array) return nullptr;
-    require(array->shape(0) == rows && array->shape(1) == columns, message);
-    return array->data();
-}
-
-template <class T>
-T* pointer(const Given<T, 1>& array, std::size_t length, const char* message) {
-    if (!array) return nullptr;
-    require(array->shape(0) == length, message);
-    return array->data();
-}
-
 std::size_t packed_width(std::size_t k, int bits) { return k / 8 * bits + (k % 8 * bits + 7) / 8; }
 
 PackedWeight pack_arrays(const Dense<const std::uint8_t, 2>& codes, const Array& scales, std::size_t k,
                          std::size_t group, int bits, const Given<const std::uint8_t, 2>& zeros,
-                         const Given<const float, 1>& levels, const Given<const std::int32_t, 1>& order, int threads) {
+                         const std::optional<Array>& offsets, const Given<const float, 1>& levels,
+                         const Given<const std::int32_t, 1>& order, int threads) {
     WeightView view;
     view.n = codes.shape(0), view.k = k, view.group = group, view.bits = bits;
     require(bits >= 1 && bits <= 8 && k >= 1 && group >= 1 && group <= k, "bits, k or group is out of range");
@@ -75,6 +43,12 @@ PackedWeight pack_arrays(const Dense<const std::uint8_t, 2>& codes, const Array&
     require(rows.rows == view.n && rows.stride == groups, "scales must be [N, G], without gaps");
     view.codes = codes.data(), view.scales = rows.data, view.scale_type = rows.type;
     view.zeros = pointer(zeros, view.n, groups, "zeros must be uint8 [N, G]");
+    if (offsets) {
+        const auto given = rows_of<ConstRows>(*offsets, groups, "offsets must be [N, G]");
+        require(given.rows == view.n && given.stride == groups && given.type == view.scale_type,
+                "offsets must be [N, G], without gaps, in the type of the scales");
+        view.offsets = given.data;
+    }
     if (levels) view.levels = levels->data(), view.level_count = levels->shape(0);
     view.order = pointer(order, k, "order must be int32 [K]");
     const nb::gil_scoped_release unlocked;
@@ -82,15 +56,18 @@ PackedWeight pack_arrays(const Dense<const std::uint8_t, 2>& codes, const Array&
 }
 
 void unpack_arrays(const PackedWeight& weight, const Given<std::uint8_t, 2>& codes, const Given<float, 2>& scales,
-                   const Given<std::uint8_t, 2>& zeros, const Given<std::int32_t, 1>& order, int threads) {
+                   const Given<std::uint8_t, 2>& zeros, const Given<float, 2>& offsets,
+                   const Given<std::int32_t, 1>& order, int threads) {
     const std::size_t n = weight.n(), groups = weight.k() / weight.group() + (weight.k() % weight.group() != 0);
     require(!zeros || weight.has_zeros(), "this weight has no zeros");
+    require(!offsets || weight.has_offsets(), "this weight has no offsets");
     require(!order || weight.has_order(), "this weight has no order");
     const PlainParts parts{
         pointer(codes, n, packed_width(weight.k(), weight.bits()), "codes must be uint8 [N, ceil(k * bits / 8)]"),
         pointer(scales, n, groups, "scales must be float32 [N, G]"),
         pointer(zeros, n, groups, "zeros must be uint8 [N, G]"),
         pointer(order, weight.k(), "order must be int32 [K]"),
+        pointer(offsets, n, groups, "offsets must be float32 [N, G]"),
     };
     const nb::gil_scoped_release unlocked;
     unpack(weight, parts, threads);
@@ -153,7 +130,9 @@ NB_MODULE(_core, m) {
     using namespace woqfx;
     nb::set_leak_warnings(false);  // interpreters end with modules, and so weights, alive
     m.doc() = "woqfx's native kernels. See csrc/api.h.";
-    nb::exception<Error>(m, "Error", nb::module_::import_("woqfx.errors").attr("WoqfxError").ptr());
+    const nb::module_ errors = nb::module_::import_("woqfx.errors");
+    nb::exception<Error>(m, "Error", errors.attr("WoqfxError").ptr());
+    nb::exception<SettingError>(m, "SettingError", errors.attr("SettingError").ptr());
 
     nb::enum_<Compute>(m, "Compute", "How a product is computed.")
         .value("fp32", Compute::fp32)
@@ -179,13 +158,14 @@ NB_MODULE(_core, m) {
         .def_prop_ro("k", &PackedWeight::k);
 
     m.def("pack", &pack_arrays, "codes"_a.noconvert(), "scales"_a.noconvert(), "k"_a, "group"_a, "bits"_a,
-          "zeros"_a.noconvert().none(), "levels"_a.noconvert().none(), "order"_a.noconvert().none(), "threads"_a);
+          "zeros"_a.noconvert().none(), "offsets"_a.noconvert().none(), "levels"_a.noconvert().none(), "order"_a.noconvert().none(), "threads"_a);
     m.def("unpack", &unpack_arrays, "weight"_a, "codes"_a.noconvert().none(), "scales"_a.noconvert().none(),
-          "zeros"_a.noconvert().none(), "order"_a.noconvert().none(), "threads"_a);
+          "zeros"_a.noconvert().none(), "offsets"_a.noconvert().none(), "order"_a.noconvert().none(), "threads"_a);
     m.def("linear", &linear_at, "weight"_a, "x"_a, "x_type"_a, "rows"_a, "stride"_a, "y"_a, "bias"_a, "bias_type"_a,
           "compute"_a, "outlier_threshold"_a, "threads"_a, "isa"_a.none() = nb::none());
     m.def("gather", &gather_arrays, "weight"_a, "index"_a.noconvert(), "y"_a.noconvert(), "threads"_a);
 
+    m.attr("LAYOUT_VERSION") = kLayoutVersion;
     m.def("best_isa", &best_isa, "What runs on this CPU: WOQFX_ISA, else the best that is supported.");
     m.def("supported", &supported, "isa"_a);
     m.def("kernel_name", &kernel_name, "compute"_a, "isa"_a);

@@ -8,6 +8,8 @@
 //                       for each word of the block, in order:   sum += operand * word
 //                       total += sum * (scale * step)
 //
+// With offsets in place of zeros, sum = 0, and total += (offset + origin * scale) * (sum of the activations) in the end.
+//
 // For few rows, codes are decoded in registers, just before they are multiplied: one pass over the weight's memory. For
 // many, a stretch of a tile is decoded once, into the cache, and multiplied by one panel of rows after the other.
 #pragma once
@@ -17,6 +19,7 @@
 #include <cstring>
 
 #include "kernel.h"
+#include "lane_params.h"
 #include "numbers.h"
 #include "prepare.h"
 #include "unroll.h"
@@ -90,6 +93,13 @@ struct Decoded {
     }
 };
 
+// The weights that operand 0 stands for, where groups have offsets.
+template <class V>
+typename V::F offset_of_origin(const Product& p, const std::uint8_t* record, std::size_t lane, typename V::F scale) {
+    const typename V::F origin = V::set(static_cast<float>(p.operands->origin));
+    return V::fma(origin, scale, V::load_scales(record + p.layout->origins_at, p.layout->scale_type, lane));
+}
+
 // Blocks [begin, end) of R rows times C vectors of outputs, onto totals[r * stride + lane].
 template <class A, int C, int R, class Codes>
 [[gnu::flatten]] void multiply_blocks(const Product& p, const Panel& x, const Strip<typename A::V, C>& strip,
@@ -102,12 +112,13 @@ template <class A, int C, int R, class Codes>
         // Loops over sums are unrolled here, by hand: compilers then keep all of them in registers.
         typename A::Sum sums[C * R];
         unroll<C>([&](auto c) {
-            if (!l.has_zeros) {
-                unroll<R>([&](auto r) { sums[c * R + r] = A::from_words(V::set(x.starts[b * R + r])); });
+            if (l.origin != woqfx::Origin::zeros) {
+                const bool apart = l.origin == woqfx::Origin::offsets;
+                unroll<R>([&](auto r) { sums[c * R + r] = A::from_words(V::set(apart ? 0 : x.starts[b * R + r])); });
                 return;
             }
             const typename V::I origin = V::set(static_cast<std::uint32_t>(p.operands->origin));
-            const std::uint8_t* zeros = strip.records[c] + b * l.record_bytes + l.zeros_at + strip.lanes[c];
+            const std::uint8_t* zeros = strip.records[c] + b * l.record_bytes + l.origins_at + strip.lanes[c];
             const typename V::I shift = V::subtract(origin, V::load_bytes(zeros));
             unroll<R>([&](auto r) { sums[c * R + r] = A::start(shift, V::set(x.starts[b * R + r])); });
         });
@@ -136,6 +147,12 @@ template <class A, int C, int R, class Codes>
                 float* total = totals + r * stride + c * V::kLanes;
                 V::store(total, A::finish(V::load(total), sums[c * R + r], scale, x.steps[b * R + r]));
             });
+            if (l.origin != woqfx::Origin::offsets) return;
+            const typename V::F offset = offset_of_origin<V>(p, record, strip.lanes[c], scale);
+            unroll<R>([&](auto r) {
+                float* total = totals + r * stride + c * V::kLanes;
+                V::store(total, V::fma(offset, V::set(float_of(x.starts[b * R + r])), V::load(total)));
+            });
         });
     }
 }
@@ -151,11 +168,17 @@ template <class A, int C, int R, class Codes>
             const std::size_t at = (lane + j) % kTile;
             const std::uint8_t* step = record + l.codes_at + o / 8 * l.step_bytes + at * 4 + o % 4;
             const unsigned code = l.stored_bits == 4 ? *step >> (o % 8 / 4 * 4) & 15u : step[o % 8 / 4 * kTile * 4];
-            const float zero = static_cast<float>(l.has_zeros ? record[l.zeros_at + at] : l.middle());
-            const float value = l.level_count ? l.levels[code] : static_cast<float>(code) - zero;
-            totals[j] += value * load_float(record, l.scale_type, at) * p.outliers[i].value;
+            const LaneParams group(l, record, at);
+            const float value = l.level_count ? l.levels[code] : static_cast<float>(code);
+            totals[j] += ((value - group.zero) * group.scale + group.offset) * p.outliers[i].value;
         }
     }
+}
+
+// In pieces of a known size: one of an unknown size becomes a string instruction, which takes longer to begin than to copy.
+inline void copy_floats(float* to, const float* from, std::size_t count) {
+    for (; count >= 16; count -= 16, to += 16, from += 16) std::memcpy(to, from, 64);
+    for (; count; --count) std::memcpy(to++, from++, 4);
 }
 
 // The totals of a panel's rows, `width` of them from this lane of this tile on, to their places in the result.
@@ -171,7 +194,7 @@ template <class A, int C, int R, class Codes>
             for (std::size_t j = 0; j < width; ++j) totals[j] += p.bias[column + j];
         const std::size_t at = row * p.y_stride + column;
         if (p.y_type == woqfx::Float::f32) {
-            std::memcpy(static_cast<float*>(p.y) + at, totals, width * 4);
+            copy_floats(static_cast<float*>(p.y) + at, totals, width);
         } else {
             auto* halves = static_cast<std::uint16_t*>(p.y) + at;
             const bool f16 = p.y_type == woqfx::Float::f16;

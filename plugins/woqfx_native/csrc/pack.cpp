@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "lane_params.h"
 #include "layout.h"
 #include "numbers.h"
 #include "pool.h"
@@ -100,23 +101,25 @@ void unpack_block(const Layout& l, const std::uint8_t* steps, std::size_t start,
     }
 }
 
-// The smallest type that holds every scale exactly.
+// The smallest type that holds every scale, and every offset, exactly.
 Float smallest_type(const WeightView& w, std::size_t count) {
     if (w.scale_type != Float::f32) return w.scale_type;
-    const float* scales = static_cast<const float*>(w.scales);
     bool f16 = true, bf16 = true;
-    for (std::size_t i = 0; i < count && (f16 || bf16); ++i) {
-        f16 = f16 && from_f16(to_f16(scales[i])) == scales[i];
-        bf16 = bf16 && from_bf16(to_bf16(scales[i])) == scales[i];
+    for (const void* numbers : {w.scales, w.offsets}) {
+        const float* values = static_cast<const float*>(numbers);
+        for (std::size_t i = 0; values && i < count && (f16 || bf16); ++i) {
+            f16 = f16 && from_f16(to_f16(values[i])) == values[i];
+            bf16 = bf16 && from_bf16(to_bf16(values[i])) == values[i];
+        }
     }
     return f16 ? Float::f16 : bf16 ? Float::bf16 : Float::f32;
 }
 
-// A scale to its lane; both types hold it exactly.
-void copy_scale(const WeightView& w, std::size_t at, std::uint8_t* to, Float type, std::size_t lane) {
-    const auto* from = static_cast<const std::uint8_t*>(w.scales);
-    if (w.scale_type != type)
-        store_float(to, type, lane, load_float(w.scales, w.scale_type, at));
+// A scale or an offset to its lane; both types hold it exactly.
+void copy_number(const void* numbers, Float given, std::size_t at, std::uint8_t* to, Float type, std::size_t lane) {
+    const auto* from = static_cast<const std::uint8_t*>(numbers);
+    if (given != type)
+        store_float(to, type, lane, load_float(numbers, given, at));
     else if (type == Float::f32)
         std::memcpy(to + lane * 4, from + at * 4, 4);
     else
@@ -161,7 +164,9 @@ PackedWeight pack(const WeightView& w, int threads) {
     header.version = kLayoutVersion;
     header.bits = static_cast<std::uint32_t>(w.bits);
     header.n = w.n, header.k = w.k, header.group = w.group;
-    header.has_zeros = w.zeros != nullptr, header.has_order = w.order != nullptr;
+    if (w.zeros && w.offsets) throw Error("a weight has zeros or offsets, not both");
+    header.origin = w.zeros ? Origin::zeros : w.offsets ? Origin::offsets : Origin::middle;
+    header.has_order = w.order != nullptr;
     if (w.levels) {
         header.level_count = static_cast<std::uint32_t>(w.level_count);
         for (std::size_t i = 0; i < w.level_count && i < 16; ++i) header.levels[i] = w.levels[i];
@@ -188,8 +193,9 @@ PackedWeight pack(const WeightView& w, int threads) {
             const std::size_t start = b * l.block, group = start / l.group, wide = l.width_of(b);
             for (std::size_t lane = 0; lane < lanes; ++lane) {
                 const std::size_t at = (first + lane) * l.groups + group;
-                copy_scale(w, at, to, l.scale_type, lane);
-                if (w.zeros) to[l.zeros_at + lane] = w.zeros[at];
+                copy_number(w.scales, w.scale_type, at, to, l.scale_type, lane);
+                if (w.zeros) to[l.origins_at + lane] = w.zeros[at];
+                if (w.offsets) copy_number(w.offsets, w.scale_type, at, to + l.origins_at, l.scale_type, lane);
             }
             const std::size_t done = pack_steps(l, rows, width, lanes, start, wide, to + l.codes_at);
             if (done < wide)
@@ -233,14 +239,15 @@ std::size_t PackedWeight::k() const { return layout_->k; }
 std::size_t PackedWeight::group() const { return layout_->group; }
 int PackedWeight::bits() const { return layout_->bits; }
 Float PackedWeight::scale_type() const { return layout_->scale_type; }
-bool PackedWeight::has_zeros() const { return layout_->has_zeros; }
+bool PackedWeight::has_zeros() const { return layout_->origin == Origin::zeros; }
+bool PackedWeight::has_offsets() const { return layout_->origin == Origin::offsets; }
 bool PackedWeight::has_order() const { return layout_->has_order; }
 bool PackedWeight::is_codebook() const { return layout_->level_count != 0; }
 
 void unpack(const PackedWeight& w, const PlainParts& parts, int threads) {
     const Layout& l = w.layout();
-    if ((parts.zeros && !l.has_zeros) || (parts.order && !l.has_order))
-        throw Error("a packed weight has no zeros or no order to unpack");
+    if ((parts.zeros && !w.has_zeros()) || (parts.offsets && !w.has_offsets()) || (parts.order && !l.has_order))
+        throw Error("a packed weight has no zeros, no offsets or no order to unpack");
     if (parts.order) std::memcpy(parts.order, w.data() + l.order_at, l.k * 4);
     const std::size_t width = row_bytes(l.k, l.bits);
     parallel_for(l.tiles, threads, [&](std::size_t tile) {
@@ -251,7 +258,8 @@ void unpack(const PackedWeight& w, const PlainParts& parts, int threads) {
                 const std::uint8_t* from = w.data() + l.record_at(tile, b);
                 const std::size_t start = b * l.block, at = row * l.groups + start / l.group;
                 if (parts.scales) parts.scales[at] = load_float(from, l.scale_type, lane);
-                if (parts.zeros) parts.zeros[at] = from[l.zeros_at + lane];
+                if (parts.zeros) parts.zeros[at] = from[l.origins_at + lane];
+                if (parts.offsets) parts.offsets[at] = load_float(from + l.origins_at, l.scale_type, lane);
                 if (parts.codes)
                     unpack_block(l, from + l.codes_at, start, l.width_of(b), lane, parts.codes + row * width);
             }
@@ -273,16 +281,14 @@ void gather(const PackedWeight& w, const std::int64_t* index, std::size_t count,
         const auto row = static_cast<std::size_t>(index[i]), lane = row % kTile;
         for (std::size_t b = 0; b < l.blocks; ++b) {
             const std::uint8_t* from = w.data() + l.record_at(row / kTile, b);
-            const float scale = load_float(from, l.scale_type, lane);
-            const float zero = l.level_count ? 0.0f
-                               : static_cast<float>(l.has_zeros ? from[l.zeros_at + lane] : l.middle());
+            const LaneParams group(l, from, lane);
             for (std::size_t o = 0; o < l.width_of(b); ++o) {
                 const Place place = place_of(l, lane, o % kStep);
                 const std::uint8_t* step = from + l.codes_at + o / kStep * l.step_bytes;
                 const unsigned code = step[place.byte] >> place.shift & (l.stored_bits == 4 ? 15u : 255u);
                 const std::size_t column = b * l.block + o;
                 store_float(y.data, y.type, i * y.stride + static_cast<std::size_t>(order ? order[column] : column),
-                            (levels[code] - zero) * scale);
+                            (levels[code] - group.zero) * group.scale + group.offset);
             }
         }
     });

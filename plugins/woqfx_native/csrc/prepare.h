@@ -29,6 +29,11 @@ inline void load_span(const void* data, Float type, std::size_t from, std::size_
 // A row as float32, in the order of the codes, each block filled up with zeros to whole steps.
 inline void load_row(const woqfx::Source& s, const void* row, float* to) {
     const Layout& l = *s.layout;
+    if (!s.order && (l.blocks == 1 || l.block % kStep == 0)) {  // only the end needs filling up
+        load_span(row, s.type, 0, l.k, to);
+        for (std::size_t i = l.k; i < l.steps * kStep; ++i) to[i] = 0;
+        return;
+    }
     for (std::size_t b = 0; b < l.blocks; ++b) {
         const std::size_t start = b * l.block, width = l.width_of(b), filled = l.steps_of(b) * kStep;
         if (s.order)
@@ -118,7 +123,9 @@ std::size_t prepare(const woqfx::Source& s, const woqfx::Panel& panel, int row, 
             panel.steps[b * rows + r] = step * s.unit;
             if constexpr (kWord == Word::int8x4) {
                 const std::int32_t total = quantize(buffer, count, step, bytes);
-                panel.starts[b * rows + r] = static_cast<std::uint32_t>(total * s.shift);
+                panel.starts[b * rows + r] = l.origin == woqfx::Origin::offsets
+                                                 ? bits_of(static_cast<float>(total) * step)
+                                                 : static_cast<std::uint32_t>(total * s.shift);
                 for (std::size_t i = 0; i < count; i += 4, word += next) std::memcpy(word, bytes + i, 4);
             } else {
                 if (s.round_to_bf16)

@@ -28,6 +28,7 @@ class Case:
     group: int
     bits: int
     zeros: Tensor | None
+    offsets: Tensor | None
     levels: Tensor | None
     order: Tensor | None
 
@@ -40,19 +41,23 @@ class Case:
         groups, top = -(-k // group), 1 << bits
         levels = torch.randn(top, generator=rng) + 0.1 if kind == "codebook" else None
         zeros = torch.randint(0, top, (n, groups), generator=rng, dtype=torch.uint8) if kind == "asymmetric" else None
+        offsets = (torch.randn(n, groups, generator=rng) * 0.03 * top).to(scale_type) if kind == "offsets" else None
         return cls(
             torch.randint(0, top, (n, k), generator=rng, dtype=torch.uint8),
             (torch.rand(n, groups, generator=rng) * 0.1 + 0.01).to(scale_type),
             group,
             bits,
             zeros,
+            offsets,
             levels,
             torch.randperm(k, generator=rng).to(torch.int32) if ordered else None,
         )
 
     def pack(self, threads: int = 1) -> _core.PackedWeight:
         codes, k = pack(self.codes, self.bits), self.codes.shape[1]
-        return _core.pack(codes, self.scales, k, self.group, self.bits, self.zeros, self.levels, self.order, threads)
+        return _core.pack(
+            codes, self.scales, k, self.group, self.bits, self.zeros, self.offsets, self.levels, self.order, threads
+        )
 
     def spread(self, per_group: Tensor) -> Tensor:
         """[N, G] to float64 [N, K]."""
@@ -62,7 +67,13 @@ class Case:
         """What codes stand for, without scales: float64 [N, K]."""
         if self.levels is not None:
             return self.levels[self.codes.long()].double()
+        if self.offsets is not None:
+            return self.codes.double()
         return self.codes.double() - (1 << self.bits - 1 if self.zeros is None else self.spread(self.zeros))
+
+    def shift(self) -> Tensor:
+        """What is added to scaled values: float64 [N, K]."""
+        return torch.zeros(()).double() if self.offsets is None else self.spread(self.offsets)
 
 
 def run(
@@ -83,14 +94,15 @@ def expected(case: Case, x: Tensor, compute: str, outliers: float = 0.0) -> tupl
     x = x if case.order is None else x[:, case.order.long()]
     values, scales = case.values(), case.spread(case.scales)
     offset = 0 if case.zeros is None else (case.spread(case.zeros) - (1 << case.bits - 1)).abs()
-    magnitude = x.double().abs() @ ((values.abs() + offset) * scales).T
+    shift = case.shift()
+    magnitude = x.double().abs() @ ((values.abs() + offset) * scales + shift.abs()).T
     if compute == "fp32":
-        return x.double() @ (values * scales).T, magnitude
+        return x.double() @ (values * scales + shift).T, magnitude
     if compute == "bf16":
-        return x.bfloat16().double() @ (values.bfloat16().double() * scales).T, magnitude
+        return x.bfloat16().double() @ (values.bfloat16().double() * scales + shift).T, magnitude
     large = x.abs() >= outliers if outliers else torch.zeros_like(x, dtype=torch.bool)
     inside, integers = x.masked_fill(large, 0), values
-    result = x.masked_fill(~large, 0).double() @ (values * scales).T
+    result = x.masked_fill(~large, 0).double() @ (values * scales + shift).T
     if case.levels is not None:
         reach = float(case.levels.abs().max())
         integers = (case.levels * (127 / reach)).round()[case.codes.long()].double()
@@ -101,12 +113,14 @@ def expected(case: Case, x: Tensor, compute: str, outliers: float = 0.0) -> tupl
         step = torch.where(amax > 0, amax / 127, 1.0)
         steps = (inside[:, columns] / step).round().double()
         result += (steps @ integers[:, columns].T) * step.double() * scales[:, start]
+        if case.offsets is not None:
+            result += steps.sum(1, keepdim=True) * step.double() * shift[:, start]
     return result, magnitude + (x.double().abs().amax(1, keepdim=True) * (integers.abs() * scales).sum(1))
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    kind = draw(st.sampled_from(["symmetric", "asymmetric", "codebook"]))
+    kind = draw(st.sampled_from(["symmetric", "asymmetric", "offsets", "codebook"]))
     k = draw(st.integers(1, 700))
     return Case.random(
         n=draw(st.integers(1, 100)),
@@ -141,11 +155,19 @@ def test_products_agree_with_float64(compute, case, rows, outliers):
     [
         Case.random(200, 256, 32, 4),
         Case.random(70, 333, 100, 4, "asymmetric", ordered=True),
+        Case.random(70, 333, 100, 4, "offsets", ordered=True),
         Case.random(96, 1100, 1100, 4, "codebook"),
         Case.random(33, 640, 128, 8, "asymmetric"),
         Case.random(64, 1536, 768, 8),
     ],
-    ids=["int4", "int4-asymmetric-ordered", "codebook-per-row", "int8-asymmetric", "int8-long-groups"],
+    ids=[
+        "int4",
+        "int4-asymmetric-ordered",
+        "int4-offsets-ordered",
+        "codebook-per-row",
+        "int8-asymmetric",
+        "int8-long-groups",
+    ],
 )
 def test_a_row_depends_on_nothing_but_itself(case, compute, isa):
     weight, x = case.pack(), torch.randn(70, case.codes.shape[1], generator=torch.Generator().manual_seed(1))
@@ -155,7 +177,7 @@ def test_a_row_depends_on_nothing_but_itself(case, compute, isa):
             assert torch.equal(run(weight, x[:rows], compute, isa, threads=threads), alone[:rows]), (rows, threads)
 
 
-@pytest.mark.parametrize("kind", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("kind", ["symmetric", "asymmetric", "offsets"])
 def test_fp32_is_as_exact_as_fp32_is(kind):
     case = Case.random(256, 4096, 128, 4, kind)
     x = torch.randn(16, 4096, generator=torch.Generator().manual_seed(2))
@@ -171,7 +193,7 @@ def test_half_floats_are_read_exactly_and_written_rounded(kind, compute):
 
 
 def test_every_half_float_is_read_and_written_as_torch_does():
-    one = Case(torch.tensor([[9]], dtype=torch.uint8), torch.ones(1, 1), 1, 4, None, None, None).pack()  # a weight of 1
+    one = Case(torch.tensor([[9]], dtype=torch.uint8), torch.ones(1, 1), 1, 4, None, None, None, None).pack()  # 1
     every = torch.from_numpy(np.arange(1 << 16, dtype=np.uint16).view(np.int16))
     for kind in (torch.float16, torch.bfloat16):
         x = every.view(kind)[:, None]
@@ -203,8 +225,8 @@ def test_packing_does_not_depend_on_threads():
 
 def test_scales_take_the_smallest_type_that_holds_them():
     half = Case.random(64, 256, 16, 4, scale_type=torch.float16)
-    single = Case(half.codes, half.scales.float(), 16, 4, None, None, None)
-    other = Case(half.codes, half.scales.float() * (1 + 2**-20), 16, 4, None, None, None)
+    single = Case(half.codes, half.scales.float(), 16, 4, None, None, None, None)
+    other = Case(half.codes, half.scales.float() * (1 + 2**-20), 16, 4, None, None, None, None)
     sizes = [len(torch.from_dlpack(case.pack().bytes())) for case in (half, single, other)]
     assert sizes[0] == sizes[1] < sizes[2]
 
@@ -213,7 +235,7 @@ def test_scales_take_the_smallest_type_that_holds_them():
 def test_impossible_codebooks_are_refused(levels):
     case = Case.random(4, 16, 16, 1)
     with pytest.raises(_core.Error, match="codebook"):
-        Case(case.codes, case.scales, 16, 1, None, torch.tensor(levels), None).pack()
+        Case(case.codes, case.scales, 16, 1, None, None, torch.tensor(levels), None).pack()
 
 
 def test_a_long_group_that_cannot_be_cut_is_refused():

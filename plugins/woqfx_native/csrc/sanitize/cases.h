@@ -76,7 +76,7 @@ inline std::vector<std::uint8_t> numbers(Random& random, Float type, std::size_t
 // A weight as checkpoints hold it, and the memory behind it.
 struct Plain {
     WeightView view;
-    std::vector<std::uint8_t> codes, scales, zeros;
+    std::vector<std::uint8_t> codes, scales, zeros, offsets;
     std::vector<float> levels;
     std::vector<std::int32_t> order;
 
@@ -103,6 +103,10 @@ struct Plain {
         for (std::size_t row = 0; row < view.n; ++row)
             for (std::size_t column = 0; column < view.k; ++column) set_code(row, column, random.below(limit));
         scales = numbers(random, view.scale_type, view.n * groups());
+        if (!codebook && zeros.empty() && random.one_in(2)) {
+            offsets = numbers(random, view.scale_type, view.n * groups());
+            view.offsets = offsets.data();
+        }
         if (random.one_in(3)) {
             order.resize(view.k);
             std::iota(order.begin(), order.end(), 0);

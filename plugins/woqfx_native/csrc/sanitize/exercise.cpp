@@ -15,13 +15,14 @@ namespace {
 void check_parts(const Plain& plain, const PackedWeight& packed) {
     std::vector<std::uint8_t> codes(plain.codes.size()), zeros(plain.zeros.size());
     std::vector<float> scales(plain.view.n * plain.groups());
+    std::vector<float> offsets(plain.offsets.empty() ? 0 : scales.size());
     std::vector<std::int32_t> order(plain.order.size());
     unpack(packed, {codes.data(), scales.data(), zeros.empty() ? nullptr : zeros.data(),
-                    order.empty() ? nullptr : order.data()}, 2);
+                    order.empty() ? nullptr : order.data(), offsets.empty() ? nullptr : offsets.data()}, 2);
     expect(codes == plain.codes && zeros == plain.zeros && order == plain.order, "what was packed comes back");
 }
 
-// The dequantized weight [n, k], inputs in their own order; scales as the packed weight gives them back. `reach`, if
+// The dequantized weight [n, k], inputs in their own order; scales and offsets as the packed weight gives them back. `reach`, if
 // given, becomes the largest weight that the group of each could hold.
 std::vector<double> dequantized(const Plain& plain, const PackedWeight& packed, std::vector<double>* reach = nullptr) {
     const WeightView& v = plain.view;
@@ -31,17 +32,17 @@ std::vector<double> dequantized(const Plain& plain, const PackedWeight& packed, 
         for (std::size_t i = 0; i < v.level_count; ++i) largest = std::max(largest, std::abs(double{v.levels[i]}));
     }
     if (reach) reach->resize(v.n * v.k);
-    std::vector<float> scales(v.n * plain.groups());
-    unpack(packed, {nullptr, scales.data(), nullptr, nullptr}, 1);
+    std::vector<float> scales(v.n * plain.groups()), offsets(scales.size());
+    unpack(packed, {nullptr, scales.data(), nullptr, nullptr, v.offsets ? offsets.data() : nullptr}, 1);
     std::vector<double> w(v.n * v.k);
     for (std::size_t row = 0; row < v.n; ++row) {
         for (std::size_t column = 0; column < v.k; ++column) {
             const std::size_t group = row * plain.groups() + column / v.group, code = plain.code(row, column);
-            const double zero = v.zeros ? v.zeros[group] : 1 << (v.bits - 1);
+            const double zero = v.zeros ? v.zeros[group] : v.offsets ? 0 : 1 << (v.bits - 1);
             const double level = v.levels ? static_cast<double>(v.levels[code]) : static_cast<double>(code) - zero;
             const std::size_t at = row * v.k + (v.order ? static_cast<std::size_t>(v.order[column]) : column);
-            w[at] = level * scales[group];
-            if (reach) (*reach)[at] = largest * std::abs(scales[group]);
+            w[at] = level * scales[group] + offsets[group];
+            if (reach) (*reach)[at] = largest * std::abs(scales[group]) + std::abs(offsets[group]);
         }
     }
     return w;
@@ -83,14 +84,15 @@ void check_products(Random& random, const Plain& plain, const PackedWeight& pack
 
 void check_gather(Random& random, const Plain& plain, const PackedWeight& packed) {
     const std::size_t n = plain.view.n, k = plain.view.k;
-    const std::vector<double> w = dequantized(plain, packed);
+    std::vector<double> reach;
+    const std::vector<double> w = dequantized(plain, packed, &reach);
     std::vector<std::int64_t> index(1 + random.below(5));
     for (auto& i : index) i = static_cast<std::int64_t>(random.below(n));
     std::vector<float> y(index.size() * k);
     gather(packed, index.data(), index.size(), {y.data(), Float::f32, index.size(), k}, 2);
     for (std::size_t i = 0; i < y.size(); ++i) {
-        const double exact = w[static_cast<std::size_t>(index[i / k]) * k + i % k];
-        expect(std::abs(y[i] - exact) <= 1e-5 * std::abs(exact) + 1e-30, "a gathered row");
+        const std::size_t at = static_cast<std::size_t>(index[i / k]) * k + i % k;
+        expect(std::abs(y[i] - w[at]) <= 1e-6 * reach[at], "a gathered row");
     }
     for (const std::int64_t wrong : {std::int64_t{-1}, static_cast<std::int64_t>(n), INT64_MAX, INT64_MIN}) {
         index.back() = wrong;

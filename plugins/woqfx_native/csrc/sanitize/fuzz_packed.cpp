@@ -21,10 +21,11 @@ bool use(const std::uint8_t* data, std::size_t size) {
         const std::size_t n = packed.n(), k = packed.k(), groups = (k + packed.group() - 1) / packed.group();
         if (n * (k + groups) > kMost) return true;
         std::vector<std::uint8_t> codes(n * packed_width(k, packed.bits())), zeros(packed.has_zeros() ? n * groups : 0);
-        std::vector<float> scales(n * groups), x(3 * k, 0.5f), y(3 * n), rows(2 * k);
+        std::vector<float> scales(n * groups), offsets(packed.has_offsets() ? n * groups : 0), x(3 * k, 0.5f), y(3 * n), rows(2 * k);
         std::vector<std::int32_t> order(packed.has_order() ? k : 0);
         unpack(packed, {codes.data(), scales.data(), zeros.empty() ? nullptr : zeros.data(),
-                        order.empty() ? nullptr : order.data()}, 1);
+                        order.empty() ? nullptr : order.data(),
+                        offsets.empty() ? nullptr : offsets.data()}, 1);
         for (const Isa isa : isas_here()) {
             for (const Compute compute : {Compute::fp32, Compute::bf16, Compute::int8}) {
                 LinearOptions options;
@@ -84,7 +85,7 @@ void mutate(std::vector<std::uint8_t>& bytes, Random& random) {
     static constexpr Field fields[] = {
         {offsetof(Header, version), 4},    {offsetof(Header, bits), 4},      {offsetof(Header, n), 8},
         {offsetof(Header, k), 8},          {offsetof(Header, group), 8},     {offsetof(Header, size), 8},
-        {offsetof(Header, scale_type), 4}, {offsetof(Header, has_zeros), 4}, {offsetof(Header, has_order), 4},
+        {offsetof(Header, scale_type), 4}, {offsetof(Header, origin), 4}, {offsetof(Header, has_order), 4},
         {offsetof(Header, level_count), 4},
     };
     switch (random.below(6)) {

@@ -1,0 +1,132 @@
+"""Packed weights in files: a model that was loaded once is mapped into memory the next time.
+
+A cache is a folder. A file in it holds one weight: a text that says exactly what was packed, its checksum, zeros up to
+a page's end, and the packed bytes. A file is used only if its text is, byte for byte, the one that would be written
+now, if size and checksum agree, and if the kernels take its bytes as a weight of the shape; else the weight is read and
+packed again, and the file written anew. The text has the fingerprint of the checkpoint (names, sizes and times of its
+files), so that another checkpoint's file, or an older one's, is never taken for it.
+
+The layout is the same on every CPU of one byte order, so no instruction set is in the text. Files are not synced: one
+that a power cut has torn fails its checksum. Checksums find damage, not malice: a cache is trusted as far as its folder
+is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import stat
+import sys
+import tempfile
+import zlib
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from woqfx import StoredModel, WoqfxError, registry
+from woqfx_native import _core
+from woqfx_native.packed import pack
+
+_PAGE = 4096
+_FACTS = "crc32 %08x of %016d bytes\n"
+_FACTS_LENGTH = len(_FACTS % (0, 0))
+
+
+class PackCache:
+    """The packed weights of one checkpoint, in a folder that several checkpoints may share.
+
+    Raises `WoqfxError` where the folder cannot be written, or the checkpoint has no fingerprint (a model in memory).
+    Several threads, and several processes, may use one folder.
+    """
+
+    def __init__(self, folder: str | Path, stored: StoredModel) -> None:
+        self._stored, self._fingerprint = stored, stored.fingerprint()
+        if not self._fingerprint:
+            raise WoqfxError(f"{stored.label} is not a checkpoint in files: load it without a pack cache")
+        self.folder = Path(folder)
+
+    def can_hold(self, name: str) -> bool:
+        """Whether a weight's packed bytes are all that is needed of it: double-quantized scales are held expanded."""
+        return not self._stored.weights[name].scheme.double_quant
+
+    def packed(self, name: str) -> Tensor:
+        """The bytes of a weight as `woqfx_native.packed.pack` makes them, from a file where there is a good one."""
+        text, shape = self._text(name), self._stored.weights[name].shape
+        path = self.folder / f"{hashlib.sha256(text).hexdigest()[:32]}.packed"
+        found = _read(path, text)
+        if found is not None and _fits(found, shape):
+            return found.view(*shape[:-2], -1)
+        made = pack(self._stored.read_weight(name))
+        self._write(path, text, made)
+        return made
+
+    def _text(self, name: str) -> bytes:
+        weight = self._stored.weights[name]
+        grid = registry().dtype(weight.scheme.dtype)
+        what = {
+            "woqfx packed weight": _core.LAYOUT_VERSION,
+            "byte order": sys.byteorder,
+            "checkpoint": self._fingerprint,
+            "weight": name,
+            "scheme": weight.scheme.to_json(),
+            "shape": weight.shape,
+            "ordered": weight.ordered,
+            "offsets": weight.offsets,
+            "bits": grid.bits,
+            "levels": None if grid.levels is None else grid.levels.tolist(),
+        }
+        return json.dumps(what).encode() + b"\n"
+
+    def _write(self, path: Path, text: bytes, packed: Tensor) -> None:
+        data = packed.view(-1).numpy().data
+        head = text + (_FACTS % (zlib.crc32(data), len(data))).encode()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as own:
+                new = Path(own, path.name)
+                with new.open("wb") as file:
+                    file.write(head.ljust(-(-len(head) // _PAGE) * _PAGE, b"\0"))
+                    file.write(data)
+                new.replace(path)
+        except OSError as error:
+            remedy = "make room, choose another folder, or load without a pack cache"
+            raise WoqfxError(f"cannot write the pack cache {self.folder}: {error.strerror}; {remedy}") from error
+
+
+def _read(path: Path, text: bytes) -> Tensor | None:
+    """The packed bytes behind `text` in a file, mapped into memory; None if there is no good file."""
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            begin = -(-(len(text) + _FACTS_LENGTH) // _PAGE) * _PAGE
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or os.fstat(file.fileno()).st_size <= begin:
+                return None
+            # Private: nothing that is done to the tensor reaches the file.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError):
+        return None
+    data = memoryview(mapped)[begin:]
+    facts = (_FACTS % (zlib.crc32(data), len(data))).encode()
+    if mapped[:begin] != (text + facts).ljust(begin, b"\0"):
+        return None
+    return torch.frombuffer(mapped, dtype=torch.uint8, offset=begin)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """A pipe under a file's name would keep whoever opens it waiting."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _fits(packed: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether the kernels take these bytes as weights of this shape: they check every size in them."""
+    *lead, n, k = shape
+    count = prod(lead)
+    if packed.numel() % count:
+        return False
+    try:
+        return all((one.n, one.k) == (n, k) for one in map(_core.PackedWeight, packed.view(count, -1)))
+    except _core.Error:
+        return False

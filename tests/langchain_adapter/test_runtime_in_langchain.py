@@ -1,0 +1,67 @@
+"""The same classes on the LLM runtime, which shares its steps among threads by itself."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+from woqfx.generating import Constraint, Settings
+from woqfx.langchain import WoqfxLLM
+
+pytest.importorskip("woqfx_llm_runtime._core", reason="the runtime is not built here")
+
+PROMPTS = ["hello", "a much longer one", "x"]
+
+
+@pytest.fixture(scope="module")
+def runtime(tiny_checkpoint: Path) -> WoqfxLLM:
+    return WoqfxLLM(model=str(tiny_checkpoint), backend="llm_runtime", max_tokens=10, temperature=0)
+
+
+@pytest.mark.parametrize("asked", [{}, {"temperature": 1.2, "seed": 3}, {"stop": ["J"]}], ids=str)
+def test_it_answers_as_pytorch_does(runtime: WoqfxLLM, tiny_checkpoint: Path, asked: dict[str, object]):
+    pytorch = WoqfxLLM(model=str(tiny_checkpoint), max_tokens=10, temperature=0)
+    answers = pytorch.bind(**asked).batch(PROMPTS)
+    bound = runtime.bind(**asked)
+    assert bound.batch(PROMPTS) == answers == [bound.invoke(prompt) for prompt in PROMPTS]
+    assert ["".join(bound.stream(prompt)) for prompt in PROMPTS] == answers
+
+
+def test_many_threads_at_once(runtime: WoqfxLLM):
+    got: dict[int, str] = {}
+
+    def work(at: int) -> None:
+        got[at] = runtime.invoke(PROMPTS[at % 3], max_tokens=5 + at)
+
+    threads = [threading.Thread(target=work, args=(at,)) for at in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == {at: runtime.invoke(PROMPTS[at % 3], max_tokens=5 + at) for at in range(12)}
+
+
+def test_grammars_and_cancelling(runtime: WoqfxLLM):
+    generator = runtime.load()
+    prompt = generator.text_prompt("hello")
+    (answer,) = generator.generate([prompt], Settings(temperature=0), constraint=Constraint.regex("[ab]{4}"))
+    assert re.fullmatch("[ab]{4}", answer.text)
+    with generator.stream(prompt, Settings(max_new_tokens=400, temperature=0)) as stream:
+        next(iter(stream))
+    assert stream.answer.finish == "cancelled" and stream.answer.new_tokens < 400
+
+
+def test_an_error_ends_its_own_batch_alone(runtime: WoqfxLLM, monkeypatch: pytest.MonkeyPatch):
+    generator = runtime.load()
+    with monkeypatch.context() as patch:
+        patch.setattr(generator.model, "generate", _broken)
+        with pytest.raises(RuntimeError, match="out of order"):
+            runtime.invoke("hello")
+    assert runtime.invoke("hello")
+
+
+def _broken(**_: object) -> None:
+    raise RuntimeError("out of order")

@@ -1,0 +1,25 @@
+"""What a run that looks at data is said to take."""
+
+from __future__ import annotations
+
+import torch
+from tiny_models import tiny_model
+
+import woqfx
+
+
+def planned_memory(model: torch.nn.Module, **options: str) -> int:
+    tokens = torch.randint(3, 128, (4, 24), generator=torch.Generator().manual_seed(0))
+    data = {"calibration": tokens, "samples": 4, "seq_len": 24}
+    return woqfx.plan(model, algorithm="teq", options=options, dtype="nf4", **data).memory
+
+
+def test_an_algorithm_that_looks_at_the_whole_model_takes_more_for_each_block():
+    """In float32: the model itself and four copies of its blocks, where else one block is there at a time."""
+    growth = {}
+    for objective in ("block", "lm"):
+        small, large = (tiny_model("llama", num_hidden_layers=layers, hidden_size=256) for layers in (2, 12))
+        block = 4 * sum(parameter.numel() for parameter in small.model.layers[0].parameters())
+        more = planned_memory(large, objective=objective) - planned_memory(small, objective=objective)
+        growth[objective] = more / (10 * block)
+    assert growth["lm"] - growth["block"] > 5

@@ -1,0 +1,120 @@
+"""The benchmark of whole models: its worker, its report, and its place in the documentation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import runtime
+from benchmarks.peers.runtime_worker import Runner, Worker, tokens_of
+from benchmarks.runtime_report import markdown
+
+ROOT = Path(__file__).parents[1]
+
+
+class Counting(Runner):
+    """Remembers what it was asked."""
+
+    def __init__(self, path, threads, options):
+        self.log = [(path, threads, options)]
+
+    @property
+    def nbytes(self):
+        return 7
+
+    def begin(self):
+        self.log.append("begin")
+
+    def read(self, tokens):
+        self.log.append(len(tokens))
+        return 5
+
+
+def test_a_worker_reads_what_it_is_asked_to():
+    worker = Worker(Counting, 2)
+    assert worker.load("model", "here", {"kv": "fp16"})["nbytes"] == 7
+    assert worker.prompt("model", 512)["seconds"] > 0
+    assert worker.decode("model", 64, 3)["seconds"] > 0
+    log = worker._models["model"].log
+    assert log == [("here", 2, {"kv": "fp16"}), "begin", 512, "begin", 64, 1, 1, 1]
+    with pytest.raises(NotImplementedError, match="Counting has no batches"):
+        worker.batch("model", 8, 64, 3)
+
+
+def test_everyone_reads_the_same_tokens_of_any_vocabulary():
+    assert len(set(tokens_of(512))) == 512
+    assert min(tokens_of(512)) >= 3 and max(tokens_of(512)) < 32000
+
+
+@pytest.mark.slow
+def test_the_worker_of_woqfx_runs(tmp_path):
+    pytest.importorskip("woqfx_llm_runtime._core", reason="woqfx was installed without its native engine")
+    from tiny_models import tiny_model
+
+    import woqfx
+
+    model = tiny_model("llama", vocab_size=32000, max_position_embeddings=128)
+    woqfx.quantize(model, dtype="int8", out=tmp_path / "out", progress="none")
+    asked = [
+        {"do": "load", "name": "m", "path": str(tmp_path / "out"), "options": {}},
+        {"do": "prompt", "name": "m", "count": 32},
+        {"do": "decode", "name": "m", "after": 8, "count": 4},
+        {"do": "batch", "name": "m", "rows": 3, "after": 8, "count": 4},
+        {"do": "prompt", "name": "m", "count": 512},
+    ]
+    command = [sys.executable, "-m", "benchmarks.peers.runtime_woqfx", "--threads=1"]
+    lines = "".join(json.dumps(one) + "\n" for one in asked)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [set(answer) for answer in answers] == [{"seconds", "nbytes"}, *[{"seconds"}] * 3, {"error"}]
+
+
+def figure(model, bits, by, prompt, decode, batch=None):
+    return {"model": model, "bits": bits, "by": by, "nbytes": 92e6, "load": 0.5} | {
+        "prompt": prompt,
+        "decode": decode,
+        "batch": batch,
+    }
+
+
+def result(**changes):
+    figures = [
+        figure("SmolLM2-135M", "int4_clip g32, int8", "woqfx", 3000.0, 340.0, 1100.0),
+        figure("SmolLM2-135M", "Q4_0", "llama_cpp", 1400.0, 210.0),
+    ]
+    common = {"processor": "A CPU", "features": "avx2", "threads": 2, "rounds": 5, "read_bandwidth": 50e9}
+    return {**common, "others": 0.0, "llama_cpp": "0.3.36", "date": "2026-11-22", "figures": figures, "missing": {}} | (
+        changes
+    )
+
+
+def test_the_report_says_which_goals_were_missed():
+    page = markdown(result())
+    assert "| SmolLM2-135M | Q4_0 | llama_cpp | 92 MB | 1400 | 210.0 |  | 0.50 s |" in page
+    assert "decoding: at least 1.7 times llama_cpp Q4_0: **missed**, 1.62 times." in page
+    assert "a prompt: at least 2 times llama_cpp Q4_0: met, 2.14 times." in page
+    assert "8 together at least 3 times one: met, 3.24 times." in page
+    assert "not quiet" not in page
+
+
+def test_the_report_says_what_was_not_measured_and_that_others_were_at_work():
+    page = markdown(result(others=0.4, missing={"1.1B llama bf16 transformers": "no memory"}))
+    assert "**not quiet**: others used up to 40% of a processor" in page
+    assert "Not measured: 1.1B llama bf16 transformers (no memory)." in page
+
+
+def test_the_page_of_benchmarks_has_a_place_for_it():
+    assert "<!-- runtime -->" in runtime.DOCUMENT.read_text()
+
+
+def test_every_goal_has_its_contenders():
+    from benchmarks.runtime_report import _GOALS
+
+    known = {(one.model, one.bits) for one in runtime.contenders()}
+    assert set(_GOALS) <= known

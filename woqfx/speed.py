@@ -1,0 +1,104 @@
+"""How fast a whole model reads a prompt, and generates."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from woqfx.errors import WoqfxError
+
+_ROUNDS = 5
+
+
+class Reader(Protocol):
+    """A model that reads tokens, one sequence at a time."""
+
+    def begin(self) -> None:
+        """Forget all tokens."""
+
+    def read(self, tokens: Sequence[int]) -> int:
+        """Read more tokens; the likeliest next one."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second: medians of `rounds`."""
+
+    prompt: float
+    new: float
+    rounds: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+class ModelReader:
+    """A model of transformers, or one that a backend runs by itself."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._cache = model, None
+        self.vocab_size = int(model.config.get_text_config().vocab_size)
+
+    def begin(self) -> None:
+        """See `Reader.begin`."""
+        self._cache = None
+
+    def read(self, tokens: Sequence[int]) -> int:
+        """See `Reader.read`."""
+        with torch.inference_mode():
+            given = {"past_key_values": self._cache, "use_cache": True, "logits_to_keep": 1}
+            out = self._model(input_ids=torch.tensor([tokens]), **given)
+        self._cache = out.past_key_values
+        return int(out.logits[0, -1].argmax())
+
+
+class LlamaCppReader:
+    """A GGUF file in llama.cpp, by its package llama-cpp-python. Raises `WoqfxError` without that."""
+
+    def __init__(self, path: Path, context: int, threads: int) -> None:
+        try:
+            from llama_cpp import Llama
+        except ImportError as error:
+            raise WoqfxError(
+                "llama.cpp takes turns only where it is installed: pip install llama-cpp-python, which builds it"
+            ) from error
+        if not path.is_file():
+            raise WoqfxError(f"{path} is not a file: --against takes a GGUF file")
+        settings = {"n_batch": 512, "n_threads": threads, "n_threads_batch": threads, "verbose": False}
+        self._model: Any = Llama(str(path), n_ctx=context, **settings)
+
+    def begin(self) -> None:
+        """See `Reader.begin`."""
+        self._model.reset()
+
+    def read(self, tokens: Sequence[int]) -> int:
+        """See `Reader.read`."""
+        self._model.eval(tokens)
+        return int(self._model.sample(temp=0.0))
+
+
+def take_turns(readers: Mapping[str, Reader], prompt: int, new: int, vocab_size: int) -> dict[str, Speed]:
+    """Let each read a prompt of `prompt` tokens and make `new` ones, one after the other, several times over."""
+    tokens = [3 + i * 7919 % max(1, vocab_size - 3) for i in range(prompt)]
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
+    for _ in range(_ROUNDS + 1):
+        for name, reader in readers.items():
+            reader.begin()
+            start = time.perf_counter()
+            token = reader.read(tokens)
+            between = time.perf_counter()
+            for _ in range(new):
+                token = reader.read([token])
+            taken[name].append((prompt / (between - start), new / (time.perf_counter() - between)))
+    counted = {name: found[1:] for name, found in taken.items()}  # the first round warms up
+    return {
+        name: Speed(statistics.median(p for p, _ in found), statistics.median(n for _, n in found), _ROUNDS)
+        for name, found in counted.items()
+    }
