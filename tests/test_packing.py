@@ -55,3 +55,11 @@ def test_four_bits_by_hand():
 
 def test_three_bits_by_hand():
     assert pack(torch.tensor([1, 2, 7], dtype=torch.uint8), 3).tolist() == [0b11_010_001, 0b1]
+
+
+def test_codes_of_odd_strides():
+    """A transposed column counts as contiguous for PyTorch, with strides that no wider type fits."""
+    column = torch.arange(16, dtype=torch.uint8).view(16, 1)
+    turned = column.T.contiguous()
+    assert turned.stride() == (1, 1)
+    assert torch.equal(unpack(pack(turned, 4), 4, 16), column.T)

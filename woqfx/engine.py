@@ -40,13 +40,14 @@ _AHEAD_IN_MEMORY = 32 << 20
 
 
 def quantize_tensors(
-    source: Source, plan: Plan, names: list[str], workers: int = 1, in_progress: int = IN_PROGRESS
+    source: Source, plan: Plan, names: list[str], workers: int = 1, in_progress: int | None = None
 ) -> Iterator[Done]:
     """Quantize or pass on these tensors of `source`, in order, while the caller does something with those before.
 
     At most `workers` threads each work on a tensor of their own. They run ahead by as many tensors as `in_progress`
     bytes hold, or one: so they have something to do while the caller waits for the disk.
     """
+    limit = IN_PROGRESS if in_progress is None else in_progress
     sizes = {name: prod(info.shape) * info.dtype.itemsize for name, info in source.tensors.items()}
     rounder = _composition(plan).rounder
 
@@ -59,7 +60,7 @@ def quantize_tensors(
     try:
         ahead: deque[tuple[str, Future[Done]]] = deque()
         for name in names:
-            while ahead and sizes[name] + sum(sizes[one] for one, _ in ahead) > in_progress:
+            while ahead and sizes[name] + sum(sizes[one] for one, _ in ahead) > limit:
                 yield ahead.popleft()[1].result()
             ahead.append((name, pool.submit(work, name)))
         while ahead:
@@ -81,7 +82,7 @@ def quantize_all(
     earlier: Mapping[str, Any],
     report: Report,
     workers: int,
-    in_progress: int = IN_PROGRESS,
+    in_progress: int | None = None,
 ) -> Iterator[Done]:
     """Go through the tensors that are `left`, in the order of `_order`; `earlier` holds the facts of the others."""
     outside = [name for name in left if not any(block.holds(name) for block in plan.blocks)]

@@ -22,7 +22,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         return codes.contiguous()
     if bits == 4 and codes.shape[-1] % 2 == 0:
         # Both codes of a byte at once, as the two bytes of a little-endian word.
-        words = codes.contiguous().view(torch.int16)
+        words = codes.contiguous().view(-1).view(torch.int16).view(*codes.shape[:-1], codes.shape[-1] // 2)
         return (words | words >> 4).to(torch.uint8)
     stream = _bits_of(codes, bits).flatten(-2)
     stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % 8))

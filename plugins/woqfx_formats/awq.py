@@ -30,7 +30,7 @@ class AWQ(Format):
     title = "AutoAWQ, llm-awq"
     reads = "GEMM, GEMV, gemv_fast (llm-awq)"
     writes = "GEMM"
-    checked_with = "the layouts, written independently in numpy"
+    checked_with = "the layouts, written independently in numpy; GPTQModel reads what is written"
 
     def detect(self, files: ModelFiles) -> bool:
         """By the config, or, if that names no method, by the shapes of the first quantized layer."""

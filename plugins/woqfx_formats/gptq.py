@@ -26,7 +26,7 @@ class GPTQ(Format):
     title = "GPTQ (AutoGPTQ, GPTQModel)"
     reads = "v1 and v2; 2, 3, 4, 8 bits; act-order; dynamic overrides"
     writes = "v1 if symmetric, else v2; 2, 3, 4, 8 bits; act-order"
-    checked_with = "the layouts, written independently in numpy"
+    checked_with = "the layouts, written independently in numpy; GPTQModel reads what is written"
 
     def detect(self, files: ModelFiles) -> bool:
         """By the config, or, if that names no method, by the shapes of the first quantized layer."""

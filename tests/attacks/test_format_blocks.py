@@ -44,10 +44,10 @@ def refused(good: Path, tmp_path: Path, lie: Lie, match: str) -> None:
     path = tmp_path / "lie"
     shutil.copytree(good, path)
     lie(path)
-    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(WoqfxError, match=match) as caught:
         read_all(path)
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < BYTES
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 4000
@@ -222,9 +222,9 @@ def test_a_pattern_made_to_take_forever(good, tmp_path):
     path = tmp_path / "lie"
     shutil.copytree(good["int4"], path)
     two_groups("re:^((.+)(.+)+)+$x")(path)
-    start = time.monotonic()
+    start = time.process_time()
     try:
         read_all(path)
     except WoqfxError as error:
         assert "cannot be matched" in str(error)
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS

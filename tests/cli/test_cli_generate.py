@@ -13,9 +13,9 @@ import woqfx
 PROMPT = "The capital"
 
 
-def continued(checkpoint, text=PROMPT, tokens=8, **settings):
+def continued(checkpoint, text=PROMPT, tokens=8, backend="torch_cpu", **settings):
     """What the loaded model goes on with."""
-    model, tokenizer = woqfx.load(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    model, tokenizer = woqfx.load(checkpoint, backend=backend), AutoTokenizer.from_pretrained(checkpoint)
     ids = tokenizer(text, return_tensors="pt").input_ids
     torch.manual_seed(1)
     made = model.generate(ids, max_new_tokens=tokens, pad_token_id=0, **{"do_sample": False, **settings})
@@ -33,6 +33,14 @@ def test_streaming_changes_nothing(run, checkpoint, stream):
     assert run("generate", checkpoint, "-q", "-p", PROMPT, "--max-new-tokens", 8, stream).stdout == (
         continued(checkpoint) + "\n"
     )
+
+
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_on_the_llm_runtime(run, checkpoint, stream):
+    pytest.importorskip("woqfx_llm_runtime._core", reason="woqfx was installed without its native engine")
+    flags = ["-q", "--backend", "llm_runtime", "--max-new-tokens", 8, stream]
+    wanted = continued(checkpoint, backend="llm_runtime")
+    assert run("generate", checkpoint, "-p", PROMPT, *flags).stdout == wanted + "\n"
 
 
 def test_the_prompt_comes_from_standard_input(run, checkpoint):

@@ -167,7 +167,7 @@ class Scheduler:
         return True
 
     def _relieve(self, requests: list[Request], error: Exception) -> None:
-        """Keys and values need memory: forget ended sequences first, then let the youngest request start again later."""
+        """Keys and values need memory: forget ended sequences first, then let the youngest request start later."""
         if self.slots.make_room():
             return
         if len(requests) > 1:

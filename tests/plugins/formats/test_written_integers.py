@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import woqfx
 from woqfx.disk import writer
 from woqfx.disk.checkpoint import Checkpoint
-from woqfx.errors import OutputError, PlanError, UnfinishedError
+from woqfx.errors import CheckpointError, OutputError, PlanError, UnfinishedError
 from woqfx.loading import open_checkpoint
 from woqfx.transcoding import convert, target_formats, transcode
 
@@ -118,6 +118,12 @@ class TestObstacles:
         message = self.refused(checkpoint, "gptq", tmp_path / "there")
         assert "model.embed_tokens.weight: gptq cannot hold it: readers of this format unpack linear layers" in message
         assert "makes it floating point" in message
+
+    def test_a_module_that_transformers_does_not_know(self, tmp_path):
+        woqfx.quantize(torch.nn.Sequential(torch.nn.Linear(64, 64)), out=tmp_path / "out")
+        with pytest.raises(CheckpointError, match=r"has no config\.json, which readers of other formats need"):
+            convert(tmp_path / "out", tmp_path / "there", to="gptq")
+        assert not (tmp_path / "there").exists()
 
     def test_a_format_that_is_only_read(self, model, tmp_path):
         message = self.refused(write(model, tmp_path / "out"), "itrex", tmp_path / "there")
