@@ -9,10 +9,10 @@ demo: $(INSTALLED) ## quantize a real model to each dtype, and show what came ou
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED) ## all tests
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 test-fast: $(INSTALLED) ## the tests that take seconds
-	$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not slow"
 
 test-all: lint test ## what CI runs
 

@@ -8,7 +8,7 @@ import woqfx
 from benchmarks.conftest import Timed
 from benchmarks.weights import SCHEMES, quantized, random_weight, stored_bytes
 from woqfx import Layer, Scheme
-from woqfx.algorithm import read_options
+from woqfx.options import read_options
 from woqfx.quality import relative_error
 
 SHAPE = (1024, 2048)
@@ -27,7 +27,7 @@ def test_quantize_mse_range(timed: Timed, dtype: str) -> None:
     """The same with RTN's search over 40 clipping ratios."""
     scheme, weight = Scheme(dtype), random_weight(*SMALL)
     kind = woqfx.registry().algorithm("rtn")
-    rtn = kind(read_options(kind, {"mse_range": True}))
+    rtn = kind(read_options("algorithm rtn", kind.Options, {"mse_range": True}))
     layer = Layer("benchmark", weight, scheme, woqfx.registry().dtype(dtype))
     timed(lambda: rtn.round(layer), moved=weight.nbytes + stored_bytes(scheme, SMALL))
 

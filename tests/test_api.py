@@ -51,7 +51,9 @@ def test_plan_takes_what_quantize_takes():
     plan = inspect.signature(woqfx.plan).parameters
     quantize = inspect.signature(woqfx.quantize).parameters
     assert {name: plan[name].default for name in plan} == {
-        name: parameter.default for name, parameter in quantize.items() if name not in ("backend_options", "out", "overwrite", "progress")
+        name: parameter.default
+        for name, parameter in quantize.items()
+        if name not in ("backend_options", "out", "overwrite", "progress")
     }
 
 

@@ -22,4 +22,4 @@ def test_an_algorithm_that_looks_at_the_whole_model_takes_more_for_each_block():
         block = 4 * sum(parameter.numel() for parameter in small.model.layers[0].parameters())
         more = planned_memory(large, objective=objective) - planned_memory(small, objective=objective)
         growth[objective] = more / (10 * block)
-    assert growth["lm"] - growth["block"] > 5
+    assert growth["lm"] > 5 > 2.5 > growth["block"]

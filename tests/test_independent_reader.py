@@ -13,8 +13,8 @@ from folders_of_models import saved, write
 
 import woqfx
 from woqfx.disk.checkpoint import Checkpoint
-from woqfx.plugins import registry
 from woqfx.layers import packed_weights
+from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.testing.cases import with_offsets
 

@@ -10,6 +10,7 @@ import torch
 import woqfx
 from benchmarks.peers.kernel_worker import Call, Floats, Kernel, Packed, Problem, serve
 from benchmarks.peers.kernels_torch import bind
+from benchmarks.weights import DTYPES
 from woqfx import Codebook, QTensor, Scheme, quantize_nearest
 from woqfx.bench import activation_dtype
 
@@ -33,7 +34,7 @@ class _Plugin:
 
 
 def kernels(threads: int) -> Sequence[Kernel]:
-    """Every dtype in every compute dtype."""
+    """The dtypes that are measured, and the stranger's, in every compute dtype."""
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     woqfx.register(_Plugin(), "a stranger")
@@ -41,7 +42,7 @@ def kernels(threads: int) -> Sequence[Kernel]:
     return [
         Kernel("woqfx", dtype, compute, partial(_pack, dtype, compute))
         for compute in known.names("compute dtype")
-        for dtype in known.names("dtype")
+        for dtype in (*DTYPES, STRANGER)
     ]
 
 

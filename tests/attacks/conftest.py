@@ -17,14 +17,15 @@ from forgeries import RULES, Forgery, Net, Plugin, copy_of
 import woqfx
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def ternary() -> Iterator[None]:
+    """A stranger's dtype. For a module, since tests elsewhere begin with a registry of their own."""
     woqfx.register(Plugin(), "ternary")
     yield
     woqfx.unregister("ternary")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def original(ternary, tmp_path_factory) -> Path:
     """A checkpoint of `Net`, in one file."""
     torch.manual_seed(0)

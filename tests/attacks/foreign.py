@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "formats"))
 
 from blocks import INT8_CONFIG, NVFP4_CONFIG, int8_encode, nvfp4_encode
-from folders import AWQ_CONFIG, Encode, awq_encode, gptq_config, gptq_encode, quantized_folder
 from folders_of_models import saved, write
+from foreign_folders import AWQ_CONFIG, Encode, awq_encode, gptq_config, gptq_encode, quantized_folder
 
 from woqfx.disk.checkpoint import Checkpoint
 from woqfx.foreign import packed

@@ -14,7 +14,10 @@ from woqfx.cli import main
 from woqfx.cli.failures import reported
 from woqfx.errors import OutputError, PlanError
 
-COMMANDS = ("quantize", "plan", "inspect", "report", "generate", "eval", "bench", "plugins", "new-plugin")
+COMMANDS = (
+    *("quantize", "plan", "inspect", "report", "generate", "chat", "serve", "eval", "bench", "convert", "export"),
+    *("plugins", "new-plugin"),
+)
 
 
 def test_help_lists_every_command_with_what_it_does(run):

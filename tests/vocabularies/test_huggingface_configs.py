@@ -377,7 +377,9 @@ def test_a_class_in_place_of_an_object():
         arguments_of(transformers.GPTQConfig)
 
 
-@pytest.mark.parametrize("config", [7, {"quant_method": "hqq"}, {}, object()], ids=str)
+@pytest.mark.parametrize(
+    "config", [7, {"quant_method": "hqq"}, {}, object()], ids=["number", "unknown method", "empty", "object"]
+)
 def test_what_is_no_configuration_that_is_known(config):
     with pytest.raises(ConfigError):
         arguments_of(config)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from blocks import INT8_CONFIG, int8_encode
-from folders import quantized_folder
 from folders_of_models import saved
+from foreign_folders import quantized_folder
 from safetensors.torch import load_file
 from tiny_models import tiny_inputs
 

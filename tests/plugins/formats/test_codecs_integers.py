@@ -6,7 +6,7 @@ import layouts
 import numpy as np
 import pytest
 import torch
-from folders import random_codes
+from foreign_folders import random_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from folders import Encode, assert_means, quantized_folder
+from foreign_folders import Encode, assert_means, quantized_folder
 
 from woqfx.backend import PackedWeight
 

@@ -8,7 +8,7 @@ import layouts
 import numpy as np
 import pytest
 import torch
-from folders import (
+from foreign_folders import (
     AWQ_CONFIG,
     assert_means,
     awq_encode,

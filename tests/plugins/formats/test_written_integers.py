@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from folders import AWQ_CONFIG, assert_means, awq_encode, gptq_config, gptq_encode, quantized_folder
 from folders_of_models import digests, saved, write
+from foreign_folders import AWQ_CONFIG, assert_means, awq_encode, gptq_config, gptq_encode, quantized_folder
 from safetensors.torch import load_file
 
 import woqfx

@@ -64,7 +64,7 @@ def test_many_threads_share_one_model(model, twin):
 
 def test_a_long_prompt_is_cancelled_from_another_thread(model):
     answer = model.submit(random_tokens(1, 1900)[0], max_new_tokens=100, eos_token_id=None)
-    threading.Timer(0.05, answer.cancel).start()
+    threading.Timer(0.001, answer.cancel).start()  # long before a tiny model is through with it
     start = time.monotonic()
     answer.result()
     assert answer.finish_reason == "cancelled"
