@@ -17,19 +17,19 @@ from woqfx_native.packed import pack
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 #: How a head that the checkpoint keeps is held in 8 bits.
-_HEAD_GROUP = 128
+_HEAD_GROUP = 32
 
 
 @dataclass(frozen=True)
 class HeadInEightBits:
-    """Quantize a kept matrix to 8 bits in groups of 128, to be multiplied in this compute dtype."""
+    """Quantize a kept matrix to 8 bits in groups of 32, to be multiplied in this compute dtype."""
 
     compute_dtype: str
 
     def quantize(self, weight: Tensor, name: str) -> QTensor:
         """The matrix [N, K] rounded to the nearest codes."""
         group = min(_HEAD_GROUP, weight.shape[1])
-        scheme = Scheme(dtype="int8", group_size=group, scale_dtype="fp32", compute_dtype=self.compute_dtype)
+        scheme = Scheme(dtype="int8", group_size=group, scale_dtype="fp16", compute_dtype=self.compute_dtype)
         return quantize_nearest(weight, registry().dtype("int8"), scheme, name=name)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 
 import pytest
-import torch
 from transformers import AutoTokenizer
 
 import woqfx
@@ -13,12 +12,11 @@ import woqfx
 PROMPT = "The capital"
 
 
-def continued(checkpoint, text=PROMPT, tokens=8, backend="torch_cpu", **settings):
+def continued(checkpoint, text=PROMPT, tokens=8, backend="torch_cpu"):
     """What the loaded model goes on with."""
     model, tokenizer = woqfx.load(checkpoint, backend=backend), AutoTokenizer.from_pretrained(checkpoint)
     ids = tokenizer(text, return_tensors="pt").input_ids
-    torch.manual_seed(1)
-    made = model.generate(ids, max_new_tokens=tokens, pad_token_id=0, **{"do_sample": False, **settings})
+    made = model.generate(ids, max_new_tokens=tokens, pad_token_id=0, do_sample=False)
     return tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
 
 
@@ -55,7 +53,12 @@ def test_sampling_depends_on_the_seed_alone(run, checkpoint):
 
     assert sampled(1) == sampled(1)
     assert len({sampled(seed) for seed in range(5)}) > 1
-    assert sampled(1) == continued(checkpoint, tokens=12, do_sample=True, temperature=5.0) + "\n"
+
+
+def test_a_stop_text_ends_it_before(run, checkpoint):
+    whole = continued(checkpoint, tokens=20)
+    flags = ["-q", "--max-new-tokens", 20, "--stop", whole[3:5], "--stop", "never said"]
+    assert run("generate", checkpoint, "-p", PROMPT, *flags).stdout == whole[: whole.index(whole[3:5])] + "\n"
 
 
 def test_chat_applies_the_template(run, checkpoint):

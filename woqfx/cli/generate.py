@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 import time
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from woqfx.cli import text
 from woqfx.cli.models import load_quantized, load_tokenizer
 from woqfx.errors import SourceError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @click.command(
@@ -41,6 +36,7 @@ Examples:
     metavar="X",
     help="Draw tokens by their probability: below 1 bolder in the likely ones, above 1 wilder.",
 )
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="With --temperature: same seed, same text.")
 @click.option("--stream/--no-stream", default=None, help="Print words as they come.  [default: on a terminal]")
 @click.option("--backend", default="torch_cpu", show_default=True, metavar="NAME", help="What runs the model.")
@@ -57,6 +53,7 @@ def command(
     max_new_tokens: int,
     greedy: bool,
     temperature: float | None,
+    stop: tuple[str, ...],
     seed: int,
     stream: bool | None,
     backend: str,
@@ -70,16 +67,27 @@ def command(
     if greedy and temperature is not None:
         raise click.UsageError("--greedy and --temperature exclude each other")
     prompt = _read(prompt)
-    model, tokenizer = load_quantized(folder, backend, pack_cache), load_tokenizer(folder)
-    inputs = _encode(tokenizer, prompt, chat, folder)
-    settings = _settings(model, max_new_tokens, temperature)
+    from woqfx.generating import Settings, TextGenerator
+
+    generator = TextGenerator(load_quantized(folder, backend, pack_cache), load_tokenizer(folder))
+    if chat and not generator.tokenizer.chat_template:
+        raise SourceError(f"{folder} has no chat template: leave out --chat, or add chat_template.jinja to the folder")
+    asked = generator.chat_prompt([{"role": "user", "content": prompt}]) if chat else generator.text_prompt(prompt)
+    settings = Settings(max_new_tokens=max_new_tokens, temperature=temperature or 0.0, seed=seed, stop=stop)
     if not chat and not quiet:
         click.secho(prompt, nl=False, bold=sys.stdout.isatty())
-    streaming = sys.stdout.isatty() if stream is None else stream
     start = time.monotonic()
-    count = _generate(model, tokenizer, inputs, settings, seed, streaming)
+    if sys.stdout.isatty() if stream is None else stream:
+        with generator.stream(asked, settings) as pieces:
+            for piece in pieces:
+                click.echo(piece.text, nl=False)
+        answer = pieces.answer
+        click.echo()
+    else:
+        (answer,) = generator.generate([asked], settings)
+        click.echo(answer.text)
     if not quiet:
-        seconds = time.monotonic() - start
+        seconds, count = time.monotonic() - start, answer.new_tokens
         click.echo(f"\n{count} tokens in {text.duration(seconds)}, {count / seconds:.1f} a second", err=True)
 
 
@@ -91,42 +99,3 @@ def _read(prompt: str | None) -> str:
     if not prompt:
         raise click.UsageError("the prompt is empty")
     return prompt
-
-
-def _encode(tokenizer: Any, prompt: str, chat: bool, folder: str) -> Any:
-    if not chat:
-        return tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-    if not tokenizer.chat_template:
-        raise SourceError(f"{folder} has no chat template: leave out --chat, or add chat_template.jinja to the folder")
-    messages = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-
-
-def _settings(model: nn.Module, max_new_tokens: int, temperature: float | None) -> Any:
-    """The model's own generation config, but for what the flags say."""
-    if not getattr(model, "can_generate", bool)():
-        raise SourceError(f"{type(model).__name__} does not generate text")
-    settings: Any = copy.deepcopy(model.generation_config)
-    settings.max_new_tokens, settings.max_length = max_new_tokens, None
-    settings.do_sample = temperature is not None
-    settings.temperature = temperature
-    if temperature is None:
-        settings.top_k = settings.top_p = settings.min_p = settings.typical_p = None
-    if settings.pad_token_id is None:
-        end = settings.eos_token_id
-        settings.pad_token_id = end[0] if isinstance(end, list) else end
-    return settings
-
-
-def _generate(model: Any, tokenizer: Any, inputs: Any, settings: Any, seed: int, stream: bool) -> int:
-    """Print what the model says; returns how many tokens that were."""
-    import torch
-    from transformers import TextStreamer
-
-    torch.manual_seed(seed)
-    streamer = TextStreamer(tokenizer, skip_prompt=not model.config.is_encoder_decoder, skip_special_tokens=True)
-    ids = model.generate(**inputs, generation_config=settings, streamer=streamer if stream else None)[0]
-    skipped = 0 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-    if not stream:
-        click.echo(tokenizer.decode(ids[skipped:], skip_special_tokens=True))
-    return len(ids) - skipped
