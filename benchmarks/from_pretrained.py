@@ -10,7 +10,6 @@ that Linux saw, libraries included.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -21,10 +20,8 @@ from typing import Any
 
 from benchmarks.cache import default_cache
 from benchmarks.process import run, warm
-from benchmarks.report import embed
+from benchmarks.publish import name_argument, publish
 
-RESULTS = Path(__file__).parent / "results"
-DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 GOAL = 1.5e9
 
 _LOAD = "from transformers import AutoModelForCausalLM as A; A.from_pretrained({folder!r}{more})"
@@ -79,20 +76,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Peak memory of from_pretrained, quantized.")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="for the model (%(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="of each (%(default)s)")
-    parser.add_argument("--name", default="from_pretrained", help="of the files in benchmarks/results (%(default)s)")
+    name_argument(parser, "from_pretrained")
     arguments = parser.parse_args()
     # Asked in a process of its own, so that this one stays small (see `process`).
     ask = [sys.executable, "-c", "import woqfx; print(woqfx.this_cpu().model)"]
     processor = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
     date = datetime.now(UTC).date().isoformat()
     result = {"date": date, "processor": processor, "runs": measure(arguments.cache, arguments.runs)}
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{arguments.name}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n")
     page = markdown(result)
-    target.with_suffix(".md").write_text(page)
-    if f"<!-- {arguments.name} -->" in (document := DOCUMENT.read_text()):
-        DOCUMENT.write_text(embed(document, arguments.name, page))
+    publish(arguments.name, result, page)
     print(page)
 
 

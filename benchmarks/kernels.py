@@ -12,7 +12,6 @@ measured between the rounds. Writes `results/NAME.json` and `results/NAME.md`, a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -29,14 +28,12 @@ from benchmarks.machine import telling_features
 from benchmarks.neighbours import Neighbours
 from benchmarks.peers.kernel_peers import INSTALLS, OWN, Peer, python_of
 from benchmarks.peers.kernels_woqfx import BACKEND
-from benchmarks.report import embed
+from benchmarks.publish import name_argument, publish
 from woqfx import Roofline, registry
 from woqfx.bench import Figure, take_turns
 from woqfx.cpu import this_cpu
 from woqfx.roofline import last_level_cache
 
-RESULTS = Path(__file__).parent / "results"
-DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 THREADS = 2
 #: A product further from the exact one than 4 bits explain is none.
 _FARTHEST = 0.25
@@ -137,7 +134,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=(1, 8, 128), help="%(default)s")
     parser.add_argument("--peer", nargs="+", choices=everyone, default=everyone, help="only these (all)")
     parser.add_argument("--seconds", type=float, default=0.4, help="for each kernel and number of rows (%(default)s)")
-    parser.add_argument("--name", default="kernels", help="of the files in benchmarks/results (%(default)s)")
+    name_argument(parser, "kernels")
     arguments = parser.parse_args()
     findings, peers = Findings(), list[Peer]()
     try:
@@ -161,13 +158,8 @@ def main() -> None:
         "figures": findings.figures,
         "missing": findings.missing,
     }
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{arguments.name}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n")
     page = markdown(result)
-    target.with_suffix(".md").write_text(page)
-    if f"<!-- {arguments.name} -->" in (document := DOCUMENT.read_text()):
-        DOCUMENT.write_text(embed(document, arguments.name, page))
+    publish(arguments.name, result, page)
     print(page)
 
 

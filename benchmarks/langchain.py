@@ -22,6 +22,7 @@ from benchmarks.cache import default_cache
 from benchmarks.machine import THREADS, telling_features
 from benchmarks.peers.environment import environment
 from benchmarks.peers.langchain_worker import NEW_TOKENS
+from benchmarks.publish import publish, read
 from woqfx.cpu import this_cpu
 
 PEER = ["torch==2.13.0", "langchain-huggingface==1.2.3", "transformers>=4.57,<5"]
@@ -37,8 +38,6 @@ PROMPTS = [
     "In the year 1969,",
     "def fibonacci(n):",
 ]
-RESULTS = Path(__file__).parent / "results" / "langchain.json"
-PAGE = RESULTS.with_suffix(".md")
 
 
 class Worker:
@@ -111,7 +110,7 @@ def main() -> None:
     dense, quantized = prepare(given.cache)
     python = environment(given.cache / "peers" / "langchain_huggingface", PEER)
     workers = {"theirs": Worker(python, "theirs", dense), "ours": Worker(Path(sys.executable), "ours", quantized)}
-    result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    result = read("langchain")
     result["machine"] = {"processor": this_cpu().model, "features": telling_features(), "threads": THREADS}
     if given.only != "speed":
         result["facts"] = {name: worker.ask("facts") for name, worker in workers.items()}
@@ -124,8 +123,7 @@ def main() -> None:
                 result["seconds"][name].append(worker.ask(PROMPTS))
     for worker in workers.values():
         worker.end()
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    PAGE.write_text(page(result))
+    publish("langchain", result, page(result))
     print(page(result))
 
 

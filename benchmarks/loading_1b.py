@@ -26,8 +26,8 @@ from pathlib import Path
 from benchmarks.cache import default_cache
 from benchmarks.machine import telling_features
 from benchmarks.neighbours import Neighbours
+from benchmarks.publish import name_argument, publish
 
-RESULTS = Path(__file__).parent / "results"
 THREADS = 2
 _PIECE = 1 << 24
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache(), help="for models (%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="of each, besides one to warm up (%(default)s)")
     parser.add_argument("--cold", action="store_true", help="drop the files from the page cache before each run")
-    parser.add_argument("--name", default="loading_1b", help="of the files in benchmarks/results (%(default)s)")
+    name_argument(parser, "loading_1b")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -180,10 +180,7 @@ def main() -> None:
         "neighbours": round(max(neighbours.used() - own / (time.monotonic() - began), 0.0), 2),
         "runs": runs,
     }
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{arguments.name}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n")
-    target.with_suffix(".md").write_text(page(result, runs))
+    publish(arguments.name, result, page(result, runs))
     print(page(result, runs))
 
 

@@ -27,12 +27,10 @@ from benchmarks.cache import default_cache
 from benchmarks.peers import llama_cpp_setup
 from benchmarks.peers.environment import environment
 from benchmarks.process import run
-from benchmarks.report import embed
+from benchmarks.publish import publish, read
 from woqfx.cpu import this_cpu
 
-RESULTS = Path(__file__).parent / "results"
 PEERS = Path(__file__).parent / "peers"
-DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 #: A load average this much above our own threads says that others were at work.
 _QUIET = 0.5
 
@@ -193,28 +191,18 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.cache / "quality"
     subprocess.run([sys.executable, "-m", "benchmarks.quality_model", str(folder)], check=True)
-    target = RESULTS / "quality.json"
     for job in JOBS:
-        there = "perplexity" in _results(target).get(job.name, {}) and not arguments.again
+        there = "perplexity" in read("quality").get(job.name, {}) and not arguments.again
         if there or not fnmatch.fnmatchcase(job.name, arguments.only):
             continue
         try:
             found = measure(job, folder, arguments.tokens, arguments.threads)
         except RuntimeError as error:
             found = {"failed": str(error).splitlines()[-1]}
-        results = _results(target) | {job.name: found}  # read again: others may have been measured meanwhile
+        results = read("quality") | {job.name: found}  # read again: others may have been measured meanwhile
         print(job.name, json.dumps(found), flush=True)
-        RESULTS.mkdir(exist_ok=True)
-        target.write_text(json.dumps(results, indent=1) + "\n")
-        table = page(results)
-        target.with_suffix(".md").write_text(table)
-        DOCUMENT.write_text(embed(DOCUMENT.read_text(), "quality", table))
-    print(page(_results(target)))
-
-
-def _results(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
+        publish("quality", results, page(results))
+    print(page(read("quality")))
 
 
 if __name__ == "__main__":

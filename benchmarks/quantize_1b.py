@@ -28,10 +28,9 @@ from typing import Any
 from benchmarks.cache import default_cache
 from benchmarks.peers import llama_cpp_setup
 from benchmarks.process import Run, run, warm
-from benchmarks.report import embed, markdown
+from benchmarks.publish import name_argument, publish
+from benchmarks.report import markdown
 
-RESULTS = Path(__file__).parent / "results"
-DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 THREADS = 2
 
 
@@ -135,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Quantize 1.1B weights with woqfx and llama.cpp in turn.")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="for models and peers (%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="of each, besides one to warm up (%(default)s)")
-    parser.add_argument("--name", default="quantize_1b", help="of the files in benchmarks/results (%(default)s)")
+    name_argument(parser, "quantize_1b")
     arguments = parser.parse_args()
     jobs = prepare(arguments.cache)
     before, load = describe_machine(), os.getloadavg()[0]
@@ -146,13 +145,8 @@ def main() -> None:
         "runs": take_turns(jobs, arguments.runs),
         "startup": startup(arguments.cache / "llama-1.1b", arguments.runs),
     }
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{arguments.name}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n")
     page = markdown(result)
-    target.with_suffix(".md").write_text(page)
-    if f"<!-- {arguments.name} -->" in (document := DOCUMENT.read_text()):
-        DOCUMENT.write_text(embed(document, arguments.name, page))
+    publish(arguments.name, result, page)
     print(page)
 
 

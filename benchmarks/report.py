@@ -33,15 +33,6 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def embed(document: str, name: str, page: str) -> str:
-    """`document` with `page` between its two markers for `name`. Raises `ValueError` if it has none."""
-    before, found, rest = document.partition(f"<!-- {name} -->\n")
-    _, closed, after = rest.partition(f"<!-- end of {name} -->\n")
-    if not found or not closed:
-        raise ValueError(f"the document has no place for {name}: put <!-- {name} --> and <!-- end of {name} --> there")
-    return f"{before}{found}{page}{closed}{after}"
-
-
 def _row(name: str, taken: Runs) -> str:
     seconds = [one["seconds"] for one in taken]
     processor = statistics.median(one["user_seconds"] + one["system_seconds"] for one in taken)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
 import os
 import statistics
 import subprocess
@@ -28,13 +27,11 @@ from benchmarks.machine import telling_features
 from benchmarks.neighbours import Neighbours
 from benchmarks.peers import llama_cpp_setup
 from benchmarks.peers.asked import Asked
-from benchmarks.report import embed
+from benchmarks.publish import name_argument, publish
 from benchmarks.runtime_report import markdown
 from woqfx import registry
 from woqfx.cpu import this_cpu
 
-RESULTS = Path(__file__).parent / "results"
-DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 THREADS = 2
 PROMPT, AFTER, NEW, ROWS = 512, 64, 32, 8
 
@@ -101,7 +98,7 @@ def _run(command: Sequence[str], *, unless: Path) -> None:
     if not unless.exists():
         print(" ".join(command), file=sys.stderr)
         unless.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(command, check=True, cwd=RESULTS.parents[1], stdout=sys.stderr)
+        subprocess.run(command, check=True, cwd=Path(__file__).parents[1], stdout=sys.stderr)
 
 
 def contenders() -> Iterator[Contender]:
@@ -177,7 +174,7 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="contenders whose name this pattern matches (all)")
     parser.add_argument("--rounds", type=int, default=5, help="how many are counted (%(default)s)")
     parser.add_argument("--prepare", action="store_true", help="make models and environments, and measure nothing")
-    parser.add_argument("--name", default="runtime", help="of the files in benchmarks/results (%(default)s)")
+    name_argument(parser, "runtime")
     arguments = parser.parse_args()
     chosen = [one for one in contenders() if fnmatch.fnmatch(one.name, arguments.only)]
     for one in chosen:
@@ -185,13 +182,8 @@ def main() -> None:
     if arguments.prepare:
         return
     result = measure(chosen, arguments.cache, arguments.rounds)
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{arguments.name}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n")
     page = markdown(result)
-    target.with_suffix(".md").write_text(page)
-    if f"<!-- {arguments.name} -->" in (document := DOCUMENT.read_text()):
-        DOCUMENT.write_text(embed(document, arguments.name, page))
+    publish(arguments.name, result, page)
     print(page)
 
 

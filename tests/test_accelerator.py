@@ -10,7 +10,8 @@ import torch
 import woqfx
 from woqfx import Accelerator, DType, QTensor, Scheme, quantize_nearest
 from woqfx.nearest import round_rows
-from woqfx.plugins import PluginWarning, registry
+from woqfx.plugin_loading import PluginWarning
+from woqfx.plugins import registry
 from woqfx.quality import relative_error, square_sums
 
 WEIGHT = torch.randn(6, 70, generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,12 +9,12 @@ import pytest
 from fakedist import install
 
 from woqfx.errors import CollisionError, PluginError, UnknownNameError
-from woqfx.plugins import KINDS, PluginWarning, Registry
+from woqfx.plugin_loading import PluginWarning
+from woqfx.plugins import KINDS, Registry
 from woqfx.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    pass
 
 
 @dataclass(frozen=True)
@@ -236,14 +235,6 @@ SICK = {
         r"collides: dtype 'nf4' is provided by plugin 'dtypes' of woqfx \S+ and plugin 'sick' of sick 1.0: uninstall",
     ),
 }
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on `sys.path`; the module `sick` is forgotten afterwards."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path
-    sys.modules.pop("sick", None)
 
 
 def ask_for_everything(settings: Settings) -> tuple[Registry, dict[str, list[str]]]:

@@ -29,7 +29,8 @@ from benchmarks.compare import (  # noqa: E402
     write_baseline,
 )
 from benchmarks.make_model import Llama, make_model  # noqa: E402
-from benchmarks.report import embed, markdown  # noqa: E402
+from benchmarks.publish import embed  # noqa: E402
+from benchmarks.report import markdown  # noqa: E402
 from woqfx.source import open_source  # noqa: E402
 
 TINY = Llama(

@@ -23,7 +23,7 @@ from benchmarks.peers.asked import ROOT
 from benchmarks.peers.environment import environment
 from benchmarks.peers.kernel_peers import INSTALLS, OWN, Peer, python_of
 from benchmarks.peers.kernel_worker import Kernel, Packed, Problem, Worker
-from benchmarks.report import embed
+from benchmarks.publish import embed
 from woqfx import Roofline, Scheme
 from woqfx.bench import Figure
 

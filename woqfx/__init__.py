@@ -41,10 +41,11 @@ if TYPE_CHECKING:
     from woqfx.foreign.files import ModelFiles
     from woqfx.foreign.gguf import BlockReader, GGUFModel
     from woqfx.foreign.packed import Packed, PackedModel
-    from woqfx.foreign.roles import layers_of
+    from woqfx.foreign.roles import layers_of, module_tree
     from woqfx.format import Format, Obstacle, Output, StoredModel, StoredWeight
     from woqfx.groups import split_groups
     from woqfx.layers import LayerInfo, Role
+    from woqfx.learning.learning import Learning, Rates
     from woqfx.loading import assemble
     from woqfx.nearest import quantize_nearest
     from woqfx.options import NoOptions, option
@@ -84,10 +85,11 @@ _HOMES = {
     "groups": ("split_groups",),
     "foreign.files": ("ModelFiles",),
     "foreign.gguf": ("BlockReader", "GGUFModel"),
-    "foreign.roles": ("layers_of",),
+    "foreign.roles": ("layers_of", "module_tree"),
     "foreign.packed": ("Packed", "PackedModel"),
     "format": ("Format", "Obstacle", "Output", "StoredModel", "StoredWeight"),
     "layers": ("LayerInfo", "Role"),
+    "learning.learning": ("Learning", "Rates"),
     "loading": ("assemble",),
     "nearest": ("quantize_nearest",),
     "options": ("NoOptions", "option"),
@@ -130,6 +132,7 @@ __all__ = [
     "Layer",
     "LayerInfo",
     "Layout",
+    "Learning",
     "ModelFiles",
     "NoOptions",
     "Obstacle",
@@ -139,6 +142,7 @@ __all__ = [
     "PackedWeight",
     "Plan",
     "QTensor",
+    "Rates",
     "Role",
     "Roofline",
     "Rule",
@@ -163,6 +167,7 @@ __all__ = [
     "hookimpl",
     "layers_of",
     "load",
+    "module_tree",
     "option",
     "pack",
     "packed_width",

@@ -3,62 +3,39 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
 from woqfx import engine, saving
+from woqfx.asking import Asked, plan_asked, takes_asked
 from woqfx.blocks.report import report_file
-from woqfx.calibration import Calibration, CalibrationRequest, prepare_calibration
-from woqfx.calibration.request import Data
+from woqfx.calibration import Calibration, prepare_calibration
 from woqfx.config import adopt_generation
 from woqfx.done import Done
 from woqfx.in_memory import QuantizedInMemory
 from woqfx.loading import load_model, open_checkpoint
-from woqfx.mixed.mixing import plan_within
 from woqfx.options import read_options
 from woqfx.places import Places
-from woqfx.planning import Plan, Propagate, Request
+from woqfx.planning import Plan
 from woqfx.plugins import registry
 from woqfx.progress import Progress, showing
 from woqfx.provenance import Provenance
 from woqfx.qtensor import QTensor
-from woqfx.scheme import Rules
 from woqfx.source import ModuleSource, Source, open_source
-from woqfx.vocabularies import add_config
 
 
+@takes_asked
 def quantize(
     model: nn.Module | str | Path,
     *,
-    config: Any = None,
-    algorithm: str = "rtn",
-    dtype: str = "int4_clip",
-    group_size: int = 32,
-    symmetric: bool = True,
-    scale_dtype: str = "fp16",
-    double_quant: bool = False,
-    compute_dtype: str = "fp32",
-    outlier_threshold: float = 0.0,
-    backend: str = "torch_cpu",
-    rules: Rules = (),
-    options: Mapping[str, Any] | None = None,
-    calibration: Data = "python-docs",
-    samples: int = 128,
-    seq_len: int = 512,
-    calibration_seed: int = 0,
-    column: str | None = None,
-    split: str | None = None,
-    tokenizer: Any = None,
-    propagate: Propagate = "quantized",
-    target_bits: float | None = None,
-    backend_options: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    backend_options: Mapping[str, Any] | None = None,
     progress: Progress = "auto",
+    **asked: Unpack[Asked],
 ) -> nn.Module:
     """Quantize a model's weights, and return the model ready to run.
 
@@ -91,48 +68,14 @@ def quantize(
     `OutputError` for what only shows on the way.
     """
     source = open_source(model)
-    request = read_request(
-        config,
-        algorithm=algorithm,
-        backend=backend,
-        rules=rules,
-        options=options,
-        calibration=calibration,
-        samples=samples,
-        seq_len=seq_len,
-        calibration_seed=calibration_seed,
-        column=column,
-        split=split,
-        tokenizer=tokenizer,
-        propagate=propagate,
-        dtype=dtype,
-        group_size=group_size,
-        symmetric=symmetric,
-        scale_dtype=scale_dtype,
-        double_quant=double_quant,
-        compute_dtype=compute_dtype,
-        outlier_threshold=outlier_threshold,
-    )
-    plan = plan_within(source, request, target_bits)
+    plan = plan_asked(source, asked)
     plan.check()
     if isinstance(source, ModuleSource):
         return _quantize_module(source, plan, out, backend_options, overwrite=overwrite, progress=progress)
     if out is None:
         return _quantize_into_memory(source, plan, backend_options, progress)
     quantize_to(source, plan, out, overwrite=overwrite, progress=progress)
-    return load(out, backend=request.backend, backend_options=backend_options)
-
-
-def read_request(config: Any, **given: Any) -> Request:
-    """The request that arguments of `quantize` and `plan` make, those that a configuration asks for among them."""
-    parameters = inspect.signature(plan).parameters.values()
-    defaults = {one.name: one.default for one in parameters if one.name not in ("model", "config", "target_bits")}
-    arguments = {**defaults, **given}
-    if config is not None:
-        arguments = add_config(config, arguments, defaults)
-    data = {name: arguments.pop(name) for name in ("samples", "seq_len", "column", "split", "tokenizer")}
-    asked = CalibrationRequest(arguments.pop("calibration"), seed=arguments.pop("calibration_seed"), **data)
-    return Request.read(calibration=asked, **arguments)
+    return load(out, backend=plan.request.backend, backend_options=backend_options)
 
 
 def quantize_to(
@@ -231,58 +174,13 @@ def provenance_of_run(
     return Provenance(request, errors, source.config(), dict(source.aliases), files)
 
 
-def plan(
-    model: nn.Module | str | Path,
-    *,
-    config: Any = None,
-    algorithm: str = "rtn",
-    dtype: str = "int4_clip",
-    group_size: int = 32,
-    symmetric: bool = True,
-    scale_dtype: str = "fp16",
-    double_quant: bool = False,
-    compute_dtype: str = "fp32",
-    outlier_threshold: float = 0.0,
-    backend: str = "torch_cpu",
-    rules: Rules = (),
-    options: Mapping[str, Any] | None = None,
-    calibration: Data = "python-docs",
-    samples: int = 128,
-    seq_len: int = 512,
-    calibration_seed: int = 0,
-    column: str | None = None,
-    split: str | None = None,
-    tokenizer: Any = None,
-    propagate: Propagate = "quantized",
-    target_bits: float | None = None,
-) -> Plan:
+@takes_asked
+def plan(model: nn.Module | str | Path, **asked: Unpack[Asked]) -> Plan:
     """What `quantize` would do with the same arguments: each weight's scheme, size and kernel, and every problem.
 
     Reads headers only, whatever the model's size; with `target_bits`, it goes through the whole model.
     """
-    request = read_request(
-        config,
-        algorithm=algorithm,
-        backend=backend,
-        rules=rules,
-        options=options,
-        calibration=calibration,
-        samples=samples,
-        seq_len=seq_len,
-        calibration_seed=calibration_seed,
-        column=column,
-        split=split,
-        tokenizer=tokenizer,
-        propagate=propagate,
-        dtype=dtype,
-        group_size=group_size,
-        symmetric=symmetric,
-        scale_dtype=scale_dtype,
-        double_quant=double_quant,
-        compute_dtype=compute_dtype,
-        outlier_threshold=outlier_threshold,
-    )
-    return plan_within(open_source(model), request, target_bits)
+    return plan_asked(open_source(model), asked)
 
 
 def load(

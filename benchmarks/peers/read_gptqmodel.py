@@ -5,27 +5,18 @@ Its layers in plain PyTorch, which unpack the weights themselves; woqfx is not i
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
+from importlib.metadata import version
 
-import numpy as np
 import torch
+from answering import answer  # type: ignore[import-not-found]
 from gptqmodel import BACKEND, GPTQModel  # type: ignore[import-not-found]
 
 
 def main(model: str, prompts: str, out: str) -> None:
-    """Greedy tokens and the logits of the first of them, for each prompt of token ids."""
-    asked = json.loads(Path(prompts).read_text())
-    loaded = GPTQModel.load(model, device="cpu", backend=BACKEND.TORCH).model.eval()
-    tokens, logits = [], []
-    for ids in asked["prompts"]:
-        prompt = torch.tensor([ids])
-        with torch.no_grad():
-            logits.append(loaded(prompt).logits[0, -1].float().numpy())
-            made = loaded.generate(prompt, max_new_tokens=asked["tokens"], do_sample=False, eos_token_id=None)
-        tokens.append(made[0, len(ids) :].tolist())
-    np.savez(out, tokens=np.array(tokens), logits=np.stack(logits))
+    """Load and answer."""
+    loaded = GPTQModel.load(model, device="cpu", backend=BACKEND.TORCH, dtype=torch.float32).model.eval()
+    answer(loaded, prompts, out, f"GPTQModel {version('gptqmodel')}")
 
 
 if __name__ == "__main__":

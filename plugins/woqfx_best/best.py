@@ -8,8 +8,11 @@ from functools import cached_property
 
 from torch import Tensor
 
-from woqfx import Algorithm, Block, Fold, Layer, QTensor, option, registry
-from woqfx_best.learning import Learning
+from woqfx import Algorithm, Block, Fold, Layer, Learning, QTensor, Rates, option, registry
+from woqfx_best.output import OutputError
+
+#: Rates of groups' scales and of vectors, relative to themselves, where that of a rounded number is one cell.
+_SCALES, _VECTORS = 0.5, 0.1
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,12 @@ class Best(Algorithm):
 
     def refine(self, block: Block, quantized: Mapping[str, QTensor]) -> Mapping[str, QTensor | Tensor]:
         """See `woqfx.Algorithm.refine`."""
-        learning = Learning(block, quantized, self.options.rate, self.options.seed)
-        before = learning.error()
-        learning.run(self.options.iterations, self.options.calls)
-        after = learning.error()
+        rate, every = self.options.rate, range(len(block.calls))
+        rates = Rates(rate, rate * _SCALES, rate * _VECTORS)
+        learning = Learning(block, quantized, OutputError(block), rates, self.options.seed)
+        before = learning.error(every)
+        learning.run(every, self.options.iterations, self.options.calls)
+        after = learning.error(every)
         block.note(learning={"before": before, "after": after, "kept": after < before})
         return learning.results() if after < before else {}
 

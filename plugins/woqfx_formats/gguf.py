@@ -10,6 +10,7 @@ from woqfx_formats import gguf_writing
 from woqfx_formats.codecs import gguf_blocks, gguf_superblocks
 from woqfx_formats.codecs.gguf_blocks import BLOCK_TYPES
 from woqfx_formats.codecs.gguf_superblocks import SUPER_BLOCK_TYPES
+from woqfx_formats.gguf_families import FAMILIES
 
 _MAGIC = b"GGUF"
 
@@ -19,7 +20,7 @@ class GGUF(Format):
 
     name = "gguf"
     title = "GGUF (llama.cpp)"
-    writes = f"{', '.join(BLOCK_TYPES)}, for llama, mistral, qwen2 and qwen3"
+    writes = f"{', '.join(BLOCK_TYPES)}, for {', '.join(FAMILIES)}"
     checked_with = "gguf, llama.cpp"
     reads = f"{', '.join((*BLOCK_TYPES, *SUPER_BLOCK_TYPES))}; other types are dequantized"
 

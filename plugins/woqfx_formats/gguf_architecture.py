@@ -2,120 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import gguf
-import torch
 from torch import Tensor
 
+from woqfx import StoredModel, module_tree
 from woqfx.errors import CheckpointError
+from woqfx_formats.gguf_decoder import Decoder
+from woqfx_formats.gguf_families import FAMILIES, ROTARY, ROTARY_TENSORS, Family
 
-#: GGUF's architecture by the model type of transformers: decoders of one plan, with dense feed-forward layers.
-_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-_QUERIES = (".attn_q.weight", ".attn_q.bias")
-_KEYS = (".attn_k.weight", ".attn_k.bias")
+#: Stacks of experts that are one parameter here and several tensors there, one below the other in each expert.
+_STACKED = {".experts.gate_up_proj": ("ffn_gate_exps", "ffn_up_exps")}
+#: Matrices that llama.cpp multiplies by in float32.
+_FLOAT32 = ("ffn_gate_inp", "position_embd")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of a GGUF file: a parameter's rows, or a share of them; `name` is GGUF's.
+
+    `share` is (i, n): the i-th of n equal parts along the dimension before the last.
+    """
+
+    name: str
+    share: tuple[int, int] = (0, 1)
+
+    @property
+    def kind(self) -> str:
+        """What it is in its block: `attn_q`, `ffn_norm`."""
+        return self.name.split(".")[-2]
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether it is stored in float32, of whatever type it is."""
+        return self.kind in _FLOAT32
+
+    def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
+        """Its shape, of a parameter [..., N, K] or [N]."""
+        return whole if self.share == (0, 1) else (*whole[:-2], whole[-2] // self.share[1], whole[-1])
+
+    def take(self, whole: Tensor) -> Tensor:
+        """Its rows of a parameter."""
+        return whole if self.share == (0, 1) else whole.chunk(self.share[1], dim=-2)[self.share[0]]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model's architecture in GGUF's terms; `config` is its `config.json`."""
+    """A model in GGUF's terms."""
 
-    name: str
-    config: Mapping[str, Any]
+    decoder: Decoder
+    family: Family
 
     @classmethod
-    def of(cls, config: Mapping[str, Any] | None, label: str) -> Architecture:
-        """Raises `CheckpointError` for architectures that are not written, or settings that GGUF has no word for."""
-        found = (config or {}).get("model_type")
-        if config is None or found not in _ARCHITECTURES:
+    def of(cls, model: StoredModel) -> Architecture:
+        """Raises `CheckpointError` for families that are not written, and for models that GGUF has no words for."""
+        found = (model.config or {}).get("model_type")
+        if found not in FAMILIES:
             raise CheckpointError(
-                f"{label}: GGUF is written for {', '.join(_ARCHITECTURES)}, not for {found!r:.80}; convert "
+                f"{model.label}: GGUF is written for {', '.join(FAMILIES)}, not for {found!r:.80}; convert "
                 "the original with llama.cpp"
             )
-        made = cls(_ARCHITECTURES[found], config)
-        kind = made._rope.get("rope_type", "default")
-        if kind not in ("default", "linear", "llama3"):
-            raise CheckpointError(f"{label}: rotary embeddings of type {kind!r} are not written to GGUF")
-        return made
+        decoder, family = Decoder(module_tree(model).config, model.label), FAMILIES[found]
+        wrong = [what for what, holds in family.assumed.items() if not holds(decoder)]
+        if decoder.activation not in family.activations:
+            wrong.append(f"the activation is {' or '.join(family.activations)}, not {decoder.activation}")
+        if decoder.rope_type not in family.rotary and family.rotary:
+            kinds = " or ".join(family.rotary)
+            wrong.append(f"rotary embeddings are of type {kinds}, not {decoder.rope_type}")
+        if wrong:
+            raise CheckpointError(
+                f"{model.label}: a GGUF file cannot say what this {found} is: llama.cpp takes for granted that "
+                f"{'; '.join(wrong)}; write another format for it"
+            )
+        return cls(decoder, family)
+
+    @property
+    def name(self) -> str:
+        """GGUF's name of the architecture."""
+        return self.family.name
 
     @property
     def vocabulary(self) -> int:
         """Rows of the embedding."""
-        return int(self.config["vocab_size"])
-
-    @property
-    def _heads(self) -> int:
-        return int(self.config["num_attention_heads"])
-
-    @property
-    def _key_heads(self) -> int:
-        return int(self.config.get("num_key_value_heads") or self._heads)
-
-    @property
-    def _head_size(self) -> int:
-        return int(self.config.get("head_dim") or self.config["hidden_size"] // self._heads)
-
-    @property
-    def _rope(self) -> Mapping[str, Any]:
-        found = self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
-        return {**found, "rope_type": found.get("rope_type", found.get("type", "default"))}
-
-    @property
-    def _theta(self) -> float:
-        return float(self._rope.get("rope_theta", self.config.get("rope_theta", 10000.0)))
+        return self.decoder.integer("vocab_size")
 
     def describe(self, writer: gguf.GGUFWriter) -> None:
         """Add the settings to the metadata."""
-        config = self.config
-        writer.add_block_count(config["num_hidden_layers"])
-        writer.add_context_length(config["max_position_embeddings"])
-        writer.add_embedding_length(config["hidden_size"])
-        writer.add_feed_forward_length(config["intermediate_size"])
-        writer.add_head_count(self._heads)
-        writer.add_head_count_kv(self._key_heads)
-        writer.add_key_length(self._head_size)
-        writer.add_value_length(self._head_size)
-        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-        writer.add_rope_dimension_count(self._head_size)
-        writer.add_rope_freq_base(self._theta)
-        writer.add_vocab_size(self.vocabulary)
-        if self._rope["rope_type"] == "linear":
-            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-            writer.add_rope_scaling_factor(self._rope["factor"])
+        kinds = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string}
+        for key, setting in {**self.family.settings, **ROTARY[self.decoder.rope_type]}.items():
+            value = setting(self.decoder)
+            kinds[type(value)](f"{self.name}.{key}", value)
 
-    def tensor_name(self, name: str) -> str:
-        """GGUF's name of a parameter. Raises `CheckpointError` if it has none."""
+    @cached_property
+    def _names(self) -> gguf.TensorNameMap:
         arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == self.name)
-        stem, _, suffix = name.rpartition(".")
-        found = gguf.get_tensor_name_map(arch, self.config["num_hidden_layers"]).get_name(stem)
+        return gguf.get_tensor_name_map(arch, self.decoder.layers)
+
+    def pieces(self, name: str) -> tuple[Piece, ...]:
+        """The tensors that hold a parameter. Raises `CheckpointError` if GGUF has no place for it."""
+        for ending, parts in _STACKED.items():
+            if name.endswith(ending):
+                block = self._names.get_name(name.removesuffix("gate_up_proj") + "down_proj")
+                stem = "" if block is None else block.rpartition(".")[0]
+                return tuple(Piece(f"{stem}.{part}.weight", (i, len(parts))) for i, part in enumerate(parts))
+        stem, _, suffix = name.rpartition(".") if name.endswith((".weight", ".bias")) else (name, "", "weight")
+        found = self._names.get_name(stem)
         if found is None:
-            raise CheckpointError(f"GGUF has no place for {name[:200]} in an architecture {self.name}")
-        return f"{found}.{suffix}"
+            raise CheckpointError(
+                f"{self.decoder.label}: GGUF has no place for {name[:200]} in an architecture {self.name}"
+            )
+        return (Piece(f"{found}.{suffix}"),)
 
-    def rows(self, stored: Tensor, name: str) -> Tensor:
-        """A tensor [N, ...] of GGUF's name `name` in llama.cpp's order of rows.
+    def rows(self, piece: Piece, stored: Tensor) -> Tensor:
+        """The numbers or blocks of a piece, [N, ...], in llama.cpp's order of rows."""
+        order = self.family.rows.get(piece.kind)
+        return stored if order is None else order(stored, self.decoder)
 
-        Its architecture `llama` rotates neighbours, transformers rotates halves of a head: row i of the first half
-        and row i of the second come to stand side by side.
-        """
-        if self.name != "llama" or not name.endswith(_QUERIES + _KEYS):
-            return stored
-        heads = self._heads if name.endswith(_QUERIES) else self._key_heads
-        pairs = stored.reshape(heads, 2, len(stored) // heads // 2, *stored.shape[1:])
-        return pairs.transpose(1, 2).reshape(stored.shape)
+    def is_shifted(self, name: str) -> bool:
+        """Whether a parameter is stored plus one."""
+        return self.family.shifted_norms and name.endswith("norm.weight")
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """What GGUF keeps as a tensor and transformers computes: the factors of Llama 3's rotary frequencies."""
-        if self._rope["rope_type"] != "llama3":
-            return {}
-        rope = self._rope
-        frequencies = self._theta ** -(torch.arange(0, self._head_size, 2, dtype=torch.float64) / self._head_size)
-        lengths = 2 * torch.pi / frequencies
-        context, factor = rope["original_max_position_embeddings"], rope["factor"]
-        low, high = context / rope["low_freq_factor"], context / rope["high_freq_factor"]
-        smooth = (context / lengths - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
-        between = 1 / ((1 - smooth) / factor + smooth)
-        factors = torch.where(lengths < high, 1.0, torch.where(lengths > low, float(factor), between))
-        return {"rope_freqs.weight": factors.to(torch.float32)}
+        """What GGUF keeps as a tensor and transformers computes: factors of rotary frequencies."""
+        made = ROTARY_TENSORS.get(self.decoder.rope_type, {})
+        return {name: make(self.decoder) for name, make in made.items()}

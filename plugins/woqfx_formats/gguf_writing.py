@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from woqfx import Obstacle, Output, Scheme, StoredModel, StoredWeight, registry
+from woqfx import Obstacle, Output, Scheme, StoredModel, StoredWeight, layers_of, registry
 from woqfx.errors import CheckpointError
 from woqfx_formats.codecs.gguf_blocks import BLOCK, BLOCK_TYPES, BlockType, encode
-from woqfx_formats.gguf_architecture import Architecture
+from woqfx_formats.gguf_architecture import Architecture, Piece
 from woqfx_formats.gguf_tokenizer import describe_tokenizer
 
 FILE = "model.gguf"
@@ -29,11 +29,15 @@ _FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 def obstacles(model: StoredModel) -> list[Obstacle]:
     """The weights that have no block type. Where scales are no fp16 numbers by type, they are looked at.
 
-    Raises `CheckpointError` for an architecture that is not written.
+    Raises `CheckpointError` for a model that GGUF has no words for.
     """
-    Architecture.of(model.config, model.label)
+    architecture = Architecture.of(model)
+    pieces = {name: architecture.pieces(name) for name in (*model.weights, *model.kept)}
     found = []
     for name, weight in model.weights.items():
+        if any(piece.is_float32 for piece in pieces[name]):
+            found.append(Obstacle(name, "llama.cpp has it in float32", None))
+            continue
         kind = block_type(weight)
         reason = kind if isinstance(kind, str) else _odd_numbers(model, name, kind)
         if reason:
@@ -84,14 +88,18 @@ class GGUFOutput(Output):
 
     def __init__(self, model: StoredModel) -> None:
         self._model = model
-        self._architecture = Architecture.of(model.config, model.label)
-        self._names = {name: self._architecture.tensor_name(name) for name in (*model.weights, *model.kept)}
+        self._architecture = Architecture.of(model)
+        self._pieces = {name: self._architecture.pieces(name) for name in (*model.weights, *model.kept)}
+        self._transposed = {name for name, layer in layers_of(model).items() if layer.transposed}
         self._extra = self._architecture.extra_tensors()
 
     @cached_property
     def items(self) -> Mapping[str, Mapping[str, tuple[torch.dtype, tuple[int, ...]]]]:
         """See `Output.items`: embedding, blocks in order, norm, head; then what the model does not have as a tensor."""
-        made = {name: {stored: (self._type(name), self._shape(name))} for name, stored in self._names.items()}
+        made: dict[str, Mapping[str, tuple[torch.dtype, tuple[int, ...]]]] = {
+            name: {piece.name: (self._type(name, piece), piece.shape(self._shape(name))) for piece in pieces}
+            for name, pieces in self._pieces.items()
+        }
         return made | {name: {name: (part.dtype, tuple(part.shape))} for name, part in self._extra.items()}
 
     def _kind(self, name: str) -> BlockType | None:
@@ -101,16 +109,18 @@ class GGUFOutput(Output):
         assert isinstance(kind, BlockType)
         return kind
 
-    def _type(self, name: str) -> torch.dtype:
+    def _type(self, name: str, piece: Piece) -> torch.dtype:
         if self._kind(name):
             return torch.uint8
         info = self._model.kept[name]
-        return info.dtype if len(info.shape) > 1 and info.dtype in _FLOATS else torch.float32
+        is_matrix = len(info.shape) > 1 and not piece.is_float32
+        return info.dtype if is_matrix and info.dtype in _FLOATS else torch.float32
 
     def _shape(self, name: str) -> tuple[int, ...]:
         kind = self._kind(name)
         if kind is None:
-            return self._model.kept[name].shape
+            shape = self._model.kept[name].shape
+            return shape[::-1] if name in self._transposed else shape
         *lead, k = self._model.weights[name].shape
         return (*lead, k // BLOCK * kind.nbytes)
 
@@ -118,12 +128,22 @@ class GGUFOutput(Output):
         """See `Output.parts`."""
         if item in self._extra:
             return {item: self._extra[item]}
-        kind, stored = self._kind(item), self._names[item]
-        if kind is None:
-            made = self._model.read_kept(item).to(self._type(item))
-        else:
-            made = encode(kind, self._model.read_weight(item), f"{self._model.label}: {item}")
-        return {stored: self._architecture.rows(made, stored).contiguous()}
+        whole = self._blocks(item) if item in self._model.weights else self._numbers(item)
+        return {
+            piece.name: self._architecture.rows(piece, piece.take(whole)).to(self._type(item, piece)).contiguous()
+            for piece in self._pieces[item]
+        }
+
+    def _blocks(self, name: str) -> Tensor:
+        kind = self._kind(name)
+        assert kind is not None
+        return encode(kind, self._model.read_weight(name), f"{self._model.label}: {name}")
+
+    def _numbers(self, name: str) -> Tensor:
+        kept = self._model.read_kept(name)
+        if self._architecture.is_shifted(name):
+            return kept.float() + 1
+        return kept.T if name in self._transposed else kept
 
     def small_files(self) -> Mapping[str, bytes]:
         """See `Output.small_files`: there are none, everything is in the one file."""

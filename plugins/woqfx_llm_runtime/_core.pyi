@@ -77,6 +77,19 @@ class Rope:
     base: float
     growth: float
 
+class RelativeBias:
+    def __init__(self, heads: int, reach: int, values: Sequence[float]) -> None:
+        """`values` [heads][2 * reach + 1], of distances from -reach on."""
+
+class CrossAttention:
+    query: Projection
+    memory: Projection
+    output: Projection
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+
 class Attention:
     inputs: Projection
     output: Projection
@@ -86,6 +99,8 @@ class Attention:
     scale: float
     softcap: float
     rope: int
+    bias: int
+    causal: bool
     window: int
     query_norm: Norm | None
     key_norm: Norm | None
@@ -107,14 +122,20 @@ class Experts:
 
 class Layer:
     attention: Attention
+    cross: CrossAttention | None
     mlp: MLP | None
     experts: Experts | None
     input_norm: Norm | None
     attention_output_norm: Norm | None
+    cross_norm: Norm | None
     mlp_norm: Norm | None
     mlp_output_norm: Norm | None
     parallel: bool
     residual_scale: float
+
+class Encoder:
+    layers: list[Layer]
+    final_norm: Norm | None
 
 class Model:
     hidden: int
@@ -127,6 +148,8 @@ class Model:
     embedding_norm: Norm | None
     final_norm: Norm | None
     ropes: list[Rope]
+    biases: list[RelativeBias]
+    encoder: Encoder | None
     layers: list[Layer]
     head: Projection
     logit_scale: float
@@ -186,6 +209,17 @@ class Engine:
 
     def length(self, slot: int) -> int:
         """How many tokens a slot holds: the position of the next."""
+
+    def encode(self, slots: Sequence[int], counts: Sequence[int], tokens: Tensor) -> None:
+        """Give sources to new slots of a model with an encoder: `counts[i]` of `tokens` int64 [sum(counts)] each.
+
+        What cross attention looks at is computed here, once; copies of a slot share it. Sources are computed whole, as
+        many at a time as make a step, and stored in pages that count in `kv_bytes`. The GIL is released. Raises as
+        `forward` does; after an error all slots are as they were.
+        """
+
+    def source_length(self, slot: int) -> int:
+        """How many tokens a slot's source has; 0 if there is none."""
 
     def forward(
         self, slots: Sequence[int], counts: Sequence[int], wanted: Sequence[int], tokens: Tensor, logits: Tensor

@@ -32,6 +32,7 @@ class Options:
     kv: str = option("fp16", "How keys and values are kept: fp16, fp32 or int8.")
     max_memory: int = option(0, "Bytes that keys and values may take; 0 for half of what is free.")
     head: str = option("int8", "What becomes of an output head that was kept: int8 (8 bits in memory) or keep.")
+    pack_cache: str = option("", "A folder that keeps weights as the native kernels hold them, to load them faster.")
     verify: bool = option(False, "Compare the model's logits with backend torch_cpu's before it is used.")
 
     def __post_init__(self) -> None:
@@ -74,7 +75,7 @@ class LLMRuntime(Backend):
         from woqfx_llm_runtime.loading import load
         from woqfx_llm_runtime.lowering import EngineOptions
 
-        chosen = EngineOptions(kv=options.kv, max_memory=options.max_memory or None, head=options.head)
+        chosen = EngineOptions(options.kv, options.max_memory or None, options.head, options.pack_cache)
         return load(stored, skeleton, describe(skeleton), chosen, verify=options.verify)
 
     def roofline(self, threads: int) -> Roofline:

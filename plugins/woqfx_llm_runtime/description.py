@@ -9,6 +9,10 @@ With h the residual stream, D the hidden size, and `norm(x)` = x where a norm is
     a = attention_output_norm(attention(input_norm(h)))
     sequential:  h = h + residual_scale * a;  h = h + residual_scale * mlp_output_norm(mlp(mlp_norm(h)))
     parallel:    h = h + residual_scale * (a + mlp_output_norm(mlp(mlp_norm(h))))
+
+and one with cross attention, before its MLP,
+
+    h = h + residual_scale * cross(cross_norm(h))
 """
 
 from __future__ import annotations
@@ -74,12 +78,27 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class RelativeBias:
+    """Numbers that are added to scores by how far a key stands from its query (T5: Raffel et al. 2020, section 2.1).
+
+    `weight` is [buckets, heads]: a row for each bucket of distances. Near distances have a bucket each; those further
+    away share buckets that grow by a constant factor up to `max_distance`, and the last holds all beyond. If
+    `bidirectional`, half of the buckets are for keys before the query and half for keys after it.
+    """
+
+    weight: str
+    buckets: int
+    max_distance: int
+    bidirectional: bool
+
+
+@dataclass(frozen=True)
 class Attention:
-    """softmax(scale * q k^T) v, causal; query head i reads key-value head i // (heads / kv_heads).
+    """softmax(scale * q k^T + bias) v; query head i reads key-value head i // (heads / kv_heads).
 
     `query_norm` and `key_norm` come before the rotation, over each head or, with `norm_span` "projection", over all
-    heads at once. A token sees itself and the `window` - 1 tokens before it. Scores become
-    softcap * tanh(score / softcap).
+    heads at once. A token sees itself and the `window` - 1 tokens before it, or, in an encoder that is not `causal`,
+    all. Scores become softcap * tanh(score / softcap) before the bias is added.
     """
 
     query: Linear
@@ -96,6 +115,22 @@ class Attention:
     norm_span: Literal["head", "projection"] = "head"
     window: int | None = None
     softcap: float | None = None
+    bias: RelativeBias | None = None
+    causal: bool = True
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """softmax(scale * q k^T) v, where keys and values are made of the encoder's output, all of which a token sees."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -137,6 +172,8 @@ class Layer:
     mlp: MLP | Experts
     input_norm: Norm | None = None
     attention_output_norm: Norm | None = None
+    cross: CrossAttention | None = None
+    cross_norm: Norm | None = None
     mlp_norm: Norm | None = None
     mlp_output_norm: Norm | None = None
     parallel: bool = False
@@ -152,8 +189,18 @@ class Positions:
 
 
 @dataclass(frozen=True)
+class Encoder:
+    """What makes of a source what the decoder's cross attention looks at: embedded as in the decoder, its own layers,
+    `final_norm`.
+    """
+
+    layers: tuple[Layer, ...]
+    final_norm: Norm | None
+
+
+@dataclass(frozen=True)
 class Description:
-    """A decoder. `context` is the largest number of tokens that a sequence may have.
+    """A decoder, with an encoder if it has one. `context` is the largest number of tokens of a sequence, or a source.
 
     h = embedding_norm(embedding[token] * embedding_scale + positions[position]); the layers;
     logits = head(final_norm(h)) * logit_scale, then logit_softcap * tanh(logits / logit_softcap).
@@ -171,3 +218,4 @@ class Description:
     positions: Positions | None = None
     logit_scale: float = 1.0
     logit_softcap: float | None = None
+    encoder: Encoder | None = None

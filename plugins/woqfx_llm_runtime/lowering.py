@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
 
 from woqfx import StoredModel
 from woqfx.errors import CheckpointError
 from woqfx_llm_runtime import _core, description
 from woqfx_llm_runtime.description import Description
-from woqfx_llm_runtime.tensors import HeadInEightBits, Tensors
+from woqfx_llm_runtime.packing import HeadInEightBits
+from woqfx_llm_runtime.relative import by_distance
+from woqfx_llm_runtime.tensors import Tensors
+from woqfx_native.cache import PackCache
 from woqfx_native.ops import threads
+
+T = TypeVar("T")
 
 _KV = {"fp32": _core.KVType.f32, "fp16": _core.KVType.f16, "int8": _core.KVType.int8}
 
@@ -22,13 +32,14 @@ class EngineOptions:
     """What a user may choose.
 
     `kv` is what keys and values are held in; `max_memory` bounds what they take together, in bytes, by default half of
-    the memory that is free. A `head` that the checkpoint keeps is held in 8 bits, or "keep" as it is. `threads` 0 means
-    torch's number.
+    the memory that is free. A `head` that the checkpoint keeps is held in 8 bits, or "keep" as it is. `pack_cache` is a
+    folder that holds packed weights between runs, if any. `threads` 0 means torch's number.
     """
 
     kv: Literal["fp32", "fp16", "int8"] = "fp16"
     max_memory: int | None = None
     head: Literal["int8", "keep"] = "int8"
+    pack_cache: str = ""
     threads: int = 0
 
 
@@ -36,10 +47,12 @@ def build(stored: StoredModel, described: Description, options: EngineOptions | 
     """An engine for a checkpoint.
 
     Raises `CheckpointError` if a tensor that the description names is not there or has another shape, or if one is
-    there that it does not name; `_core.Error` if sizes do not fit each other.
+    there that it does not name; `_core.Error` if sizes do not fit each other; `WoqfxError` for a pack cache that cannot
+    be written.
     """
     options = options or EngineOptions()
-    model = _Lowering(stored).model(described, options)
+    cache = PackCache(options.pack_cache, stored) if options.pack_cache else None
+    model = _Lowering(stored, cache).model(described, options)
     memory = _free_memory() // 2 if options.max_memory is None else options.max_memory
     if memory < 0:
         raise CheckpointError(f"max_memory is {memory}: give a number of bytes, 0 or more")
@@ -51,12 +64,13 @@ def _free_memory() -> int:
 
 
 class _Lowering:
-    """Builds the engine's terms, each from its counterpart in `description`."""
+    """Builds the engine's terms, each from its counterpart in `description`. Several threads build layers at once."""
 
-    def __init__(self, stored: StoredModel) -> None:
-        self.tensors = Tensors(stored)
+    def __init__(self, stored: StoredModel, cache: PackCache | None) -> None:
+        self.tensors = Tensors(stored, cache)
         self.stored = stored
         self.ropes: list[description.Rope] = []
+        self.biases: list[description.RelativeBias] = []
 
     def model(self, d: Description, options: EngineOptions) -> _core.Model:
         made = _core.Model()
@@ -66,8 +80,17 @@ class _Lowering:
         if d.positions is not None:
             made.positions, made.position_offset = self.tensors.table(d.positions.weight), d.positions.offset
         made.embedding_norm, made.final_norm = self.norm(d.embedding_norm), self.norm(d.final_norm)
-        made.layers = [self.layer(layer) for layer in d.layers]
-        made.ropes = [_rope(rope) for rope in self.ropes]
+        attentions = [layer.attention for layer in (*d.layers, *(d.encoder.layers if d.encoder else ()))]
+        self.ropes = _distinct(attention.rope for attention in attentions)
+        self.biases = _distinct(attention.bias for attention in attentions)
+        made.ropes, made.biases = [_rope(rope) for rope in self.ropes], [self.bias(bias) for bias in self.biases]
+        made.layers = self.layers(d.layers)
+        if d.encoder is not None:
+            made.encoder = _core.Encoder()
+            made.encoder.layers, made.encoder.final_norm = (
+                self.layers(d.encoder.layers),
+                self.norm(d.encoder.final_norm),
+            )
         in_eight_bits = HeadInEightBits(self._usual_compute()) if options.head == "int8" else None
         made.head = self.tensors.projection([d.head], in_eight_bits)
         made.logit_scale, made.logit_softcap = d.logit_scale, d.logit_softcap or 0.0
@@ -82,9 +105,16 @@ class _Lowering:
         counts = Counter(weight.scheme.compute_dtype for weight in self.stored.weights.values())
         return counts.most_common(1)[0][0] if counts else "fp32"
 
+    def layers(self, described: Sequence[description.Layer]) -> list[_core.Layer]:
+        """Layers built in as many threads as kernels have: one reads while another packs."""
+        with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="woqfx-build") as pool:
+            return list(pool.map(self.layer, described))
+
     def layer(self, d: description.Layer) -> _core.Layer:
         made = _core.Layer()
         made.attention = self.attention(d.attention)
+        if d.cross is not None:
+            made.cross, made.cross_norm = self.cross(d.cross), self.norm(d.cross_norm)
         if isinstance(d.mlp, description.Experts):
             made.experts = self.experts(d.mlp)
         else:
@@ -101,12 +131,31 @@ class _Lowering:
         made.heads, made.kv_heads, made.head_dim = d.heads, d.kv_heads, d.head_dim
         made.scale, made.softcap, made.window = d.scale, d.softcap or 0.0, d.window or 0
         if d.rope is not None:
-            if d.rope not in self.ropes:
-                self.ropes.append(d.rope)
             made.rope = self.ropes.index(d.rope)
+        if d.bias is not None:
+            made.bias = self.biases.index(d.bias)
+        made.causal = d.causal
         made.query_norm, made.key_norm = self.norm(d.query_norm), self.norm(d.key_norm)
         made.norm_all_heads = d.norm_span == "projection"
         return made
+
+    def cross(self, d: description.CrossAttention) -> _core.CrossAttention:
+        made = _core.CrossAttention()
+        made.query = self.tensors.projection([d.query])
+        made.memory = self.tensors.projection([d.key, d.value])
+        made.output = self.tensors.projection([d.output])
+        made.heads, made.kv_heads, made.head_dim, made.scale = d.heads, d.kv_heads, d.head_dim, d.scale
+        return made
+
+    def bias(self, d: description.RelativeBias) -> _core.RelativeBias:
+        table = self.tensors.read(d.weight)
+        if len(table.shape) != 2 or table.shape[0] != d.buckets:
+            raise CheckpointError(
+                f"{self.stored.label}: {d.weight} has shape {list(table.shape)}, where its architecture has a row for "
+                f"each of {d.buckets} buckets"
+            )
+        values = by_distance(d, table if isinstance(table, Tensor) else table.dequantize())
+        return _core.RelativeBias(len(values), d.max_distance, values.flatten().tolist())
 
     def mlp(self, d: description.MLP) -> _core.MLP:
         made = _core.MLP()
@@ -150,6 +199,14 @@ class _Lowering:
         if d.bias is not None:
             made.bias = self.tensors.vector(d.bias)
         return made
+
+
+def _distinct(terms: Iterable[T | None]) -> list[T]:
+    found: list[T] = []
+    for term in terms:
+        if term is not None and term not in found:
+            found.append(term)
+    return found
 
 
 def _rope(d: description.Rope) -> _core.Rope:

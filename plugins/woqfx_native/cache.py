@@ -21,13 +21,15 @@ import stat
 import sys
 import tempfile
 import zlib
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from woqfx import StoredModel, WoqfxError, registry
+from woqfx import Scheme, StoredModel, WoqfxError, registry
 from woqfx_native import _core
 from woqfx_native.packed import pack
 
@@ -55,34 +57,62 @@ class PackCache:
 
     def packed(self, name: str) -> Tensor:
         """The bytes of a weight as `woqfx_native.packed.pack` makes them, from a file where there is a good one."""
-        text, shape = self._text(name), self._stored.weights[name].shape
-        path = self.folder / f"{hashlib.sha256(text).hexdigest()[:32]}.packed"
-        found = _read(path, text)
-        if found is not None and _fits(found, shape):
-            return found.view(*shape[:-2], -1)
+        weight = self._stored.weights[name]
+        what = {"weight": name, "shape": weight.shape, "ordered": weight.ordered, "offsets": weight.offsets}
+        text = self._text(what, weight.scheme)
+        found = _read(self._path(text), text)
+        if found is not None and _all_of(weight.shape, found):
+            return found.view(*weight.shape[:-2], -1)
         made = pack(self._stored.read_weight(name))
-        self._write(path, text, made)
+        self._write(text, made)
         return made
 
-    def _text(self, name: str) -> bytes:
-        weight = self._stored.weights[name]
-        grid = registry().dtype(weight.scheme.dtype)
-        what = {
+    def joined(
+        self, what: Mapping[str, Any], scheme: Scheme, shape: tuple[int, int], make: Callable[[], Sequence[Tensor]]
+    ) -> list[Tensor]:
+        """Packed weights whose rows, one after the other, are a matrix of `shape` [N, K], as `make` gives them.
+
+        `what` tells, in JSON, this matrix from all others that can be made of the checkpoint with this scheme.
+        """
+        rows, inputs = shape
+
+        def text(row: int) -> bytes:
+            return self._text({**what, "shape": shape, "from row": row}, scheme)
+
+        found, row = list[Tensor](), 0
+        while row < rows:
+            one = _read(self._path(text(row)), text(row))
+            count = 0 if one is None else _rows(one, inputs)
+            if one is None or not 0 < count <= rows - row:
+                break
+            found.append(one)
+            row += count
+        else:
+            return found
+        made, row = list(make()), 0
+        for one in made:
+            self._write(text(row), one)
+            row += _core.PackedWeight(one).n
+        return made
+
+    def _text(self, what: Mapping[str, Any], scheme: Scheme) -> bytes:
+        grid = registry().dtype(scheme.dtype)
+        facts = {
             "woqfx packed weight": _core.LAYOUT_VERSION,
             "byte order": sys.byteorder,
             "checkpoint": self._fingerprint,
-            "weight": name,
-            "scheme": weight.scheme.to_json(),
-            "shape": weight.shape,
-            "ordered": weight.ordered,
-            "offsets": weight.offsets,
+            **what,
+            "scheme": scheme.to_json(),
             "bits": grid.bits,
             "levels": None if grid.levels is None else grid.levels.tolist(),
         }
-        return json.dumps(what).encode() + b"\n"
+        return json.dumps(facts).encode() + b"\n"
 
-    def _write(self, path: Path, text: bytes, packed: Tensor) -> None:
-        data = packed.view(-1).numpy().data
+    def _path(self, text: bytes) -> Path:
+        return self.folder / f"{hashlib.sha256(text).hexdigest()[:32]}.packed"
+
+    def _write(self, text: bytes, packed: Tensor) -> None:
+        data, path = packed.view(-1).numpy().data, self._path(text)
         head = text + (_FACTS % (zlib.crc32(data), len(data))).encode()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -120,13 +150,17 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _fits(packed: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether the kernels take these bytes as weights of this shape: they check every size in them."""
+def _all_of(shape: tuple[int, ...], packed: Tensor) -> bool:
+    """Whether the kernels take these bytes as weights of this shape."""
     *lead, n, k = shape
     count = prod(lead)
-    if packed.numel() % count:
-        return False
+    return packed.numel() % count == 0 and all(_rows(one, k) == n for one in packed.view(count, -1))
+
+
+def _rows(packed: Tensor, inputs: int) -> int:
+    """How many rows these bytes hold, for the kernels, which check every size in them; 0 if not with so many inputs."""
     try:
-        return all((one.n, one.k) == (n, k) for one in map(_core.PackedWeight, packed.view(count, -1)))
+        weight = _core.PackedWeight(packed)
     except _core.Error:
-        return False
+        return 0
+    return weight.n if weight.k == inputs else 0

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_models import save_tokenizer, tiny_model
+from plan_facts import ATTENTION, BLOCKS, MLP, facts, keeps
+from tiny_models import tiny_model
 
 import woqfx
 from woqfx.errors import ConfigError
@@ -22,14 +23,6 @@ from woqfx.vocabularies import arguments_of
 from woqfx.vocabularies.huggingface import AWQ, BITSANDBYTES, GPTQ
 
 CLASSES = {AWQ.title: transformers.AwqConfig, GPTQ.title: transformers.GPTQConfig}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model("llama", vocab_size=259, max_position_embeddings=512).save_pretrained(folder)
-    save_tokenizer(folder)
-    return folder
 
 
 @dataclass(frozen=True)
@@ -43,23 +36,6 @@ class Old:
         name = self.title.rpartition(".")[2]
         made = type(name, (), {"__init__": lambda self, **values: vars(self).update(values)})
         return made(quant_method=name.removesuffix("Config").lower(), **self.values)
-
-
-def facts(model, config) -> dict[str, Any]:
-    """What a plan says: schemes by layer, the algorithm, its options, and the calibration data."""
-    plan = woqfx.plan(model, config=config)
-    assert plan.problems == ()
-    data = plan.request.calibration
-    schemes = {layer.layer.name: layer.scheme for layer in plan.layers if layer.scheme is not None}
-    (first, *_) = schemes.values()
-    return {
-        "schemes": schemes,
-        "kept": {layer.layer.name for layer in plan.layers if layer.scheme is None},
-        "first": first,
-        "algorithm": plan.request.algorithm,
-        "options": dict(plan.request.options),
-        "data": data,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +55,10 @@ def option(name: str, value: Any):
     return lambda found: found["options"][name] == value
 
 
-def keeps(*names: str):
-    return lambda found: {name for name in found["kept"] if name.endswith("_proj")} == set(names)
-
-
 def tokens(found) -> list[list[int]]:
     subject = woqfx.Subject(woqfx.source.open_source(tiny_model("llama", vocab_size=259)), found["data"].tokenizer)
     return [ids.tolist() for ids in found["data"].data.documents(subject, found["data"])]
 
-
-BLOCKS = [f"model.layers.{number}." for number in range(2)]
-ATTENTION = [f"{block}self_attn.{name}_proj" for block in BLOCKS for name in "qkvo"]
-MLP = [f"{block}mlp.{name}_proj" for block in BLOCKS for name in ("gate", "up", "down")]
 
 #: Parameter, value, and what the plan says then.
 HONOURED = [
@@ -261,61 +229,6 @@ def test_what_cannot_be_honoured_is_refused(case):
     assert any(reason in problem for problem in error.value.problems)
 
 
-def bitsandbytes(**values):
-    return transformers.BitsAndBytesConfig(**values)
-
-
-class TestBitsAndBytes:
-    def test_eight_bits_are_llm_int8(self, model):
-        found = facts(model, bitsandbytes(load_in_8bit=True))["first"]
-        assert (found.dtype, found.group_size, found.symmetric, found.scale_dtype) == ("int8", -1, True, "fp32")
-        assert (found.compute_dtype, found.outlier_threshold) == ("int8", 6.0)
-
-    @pytest.mark.parametrize("threshold", [0.0, 3.5])
-    def test_the_threshold(self, model, threshold):
-        config = bitsandbytes(load_in_8bit=True, llm_int8_threshold=threshold)
-        assert facts(model, config)["first"].outlier_threshold == threshold
-
-    @pytest.mark.parametrize("kind", ["load_in_8bit", "load_in_4bit"])
-    def test_skipped_modules(self, model, kind):
-        config = bitsandbytes(**{kind: True}, llm_int8_skip_modules=["down_proj", "lm_head"])
-        assert keeps(*(name for name in MLP if "down" in name))(facts(model, config))
-
-    @pytest.mark.parametrize(("kind", "dtype"), [("nf4", "nf4"), ("fp4", "fp4_bnb")])
-    def test_four_bits(self, model, kind, dtype):
-        found = facts(model, bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type=kind))["first"]
-        assert (found.dtype, found.group_size, found.scale_dtype) == (dtype, 64, "fp32")
-        assert (found.compute_dtype, found.double_quant) == ("fp32", False)
-
-    def test_double_quantization(self, model):
-        assert facts(model, bitsandbytes(load_in_4bit=True, bnb_4bit_use_double_quant=True))["first"].double_quant
-
-    @pytest.mark.parametrize(
-        ("given", "name"), [(torch.bfloat16, "bf16"), ("float32", "fp32"), (None, "fp32")], ids=str
-    )
-    def test_the_compute_dtype(self, model, given, name):
-        config = bitsandbytes(load_in_4bit=True, bnb_4bit_compute_dtype=given)
-        assert facts(model, config)["first"].compute_dtype == name
-
-    def test_what_its_file_says_is_understood(self, model):
-        config = bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-        assert facts(model, config.to_dict())["schemes"] == facts(model, config)["schemes"]
-
-    @pytest.mark.parametrize(
-        ("kind", "values"),
-        [
-            ("load_in_4bit", {"llm_int8_threshold": 3.0}),
-            ("load_in_8bit", {"bnb_4bit_quant_type": "nf4"}),
-            ("load_in_8bit", {"bnb_4bit_use_double_quant": True}),
-            ("load_in_8bit", {"bnb_4bit_compute_dtype": torch.bfloat16}),
-        ],
-        ids=str,
-    )
-    def test_what_is_about_the_other_kind_is_told(self, kind, values):
-        with pytest.warns(UserWarning, match=f"{next(iter(values))}=.* has no effect: it is about load_in_"):
-            arguments_of(bitsandbytes(**{kind: True}, **values))
-
-
 def test_fusing_is_a_matter_of_speed():
     with (
         pytest.warns(UserWarning, match=r"fuse_max_seq_len=512 has no effect"),
@@ -383,43 +296,3 @@ def test_a_class_in_place_of_an_object():
 def test_what_is_no_configuration_that_is_known(config):
     with pytest.raises(ConfigError):
         arguments_of(config)
-
-
-class TestBesideArguments:
-    def test_rules_of_both_hold(self, model):
-        config = transformers.AwqConfig(modules_to_not_convert=["o_proj"])
-        plan = woqfx.plan(model, config=config, rules=["*.down_proj=int8"])
-        kinds = {layer.layer.name: layer.scheme and layer.scheme.dtype for layer in plan.layers}
-        assert kinds["model.layers.0.self_attn.o_proj"] is None
-        assert kinds["model.layers.0.mlp.down_proj"] == "int8"
-
-    def test_what_a_configuration_leaves_open_can_be_given(self, model):
-        plan = woqfx.plan(model, config=transformers.AwqConfig(), samples=5, compute_dtype="int8")
-        assert plan.request.calibration.samples == 5
-        assert plan.request.scheme.compute_dtype == "int8"
-
-    def test_what_both_say_is_refused(self, model):
-        with pytest.raises(
-            ConfigError, match="dtype='nf4' is given beside the configuration, which asks for 'int4_clip'"
-        ):
-            woqfx.plan(model, config=transformers.AwqConfig(), dtype="nf4")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "config",
-    [
-        transformers.GPTQConfig(bits=4, dataset=["a small text to calibrate on"] * 3, desc_act=True, group_size=32),
-        transformers.AwqConfig(group_size=32, dataset=["a small text to calibrate on"] * 3),
-        transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True),
-        transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=1.0),
-    ],
-    ids=["gptq", "awq", "4bit", "8bit"],
-)
-def test_a_whole_run(model, config, tmp_path):
-    made = woqfx.quantize(model, config=config, out=tmp_path / "out")
-    again = woqfx.load(tmp_path / "out")
-    inputs = torch.arange(3, 12)[None]
-    assert torch.equal(made(inputs).logits, again(inputs).logits)
-    dense = transformers.AutoModelForCausalLM.from_pretrained(model)(inputs).logits
-    assert (made(inputs).logits - dense).norm() / dense.norm() < 0.3

@@ -60,7 +60,7 @@ def _show_warning(
     file: IO[str] | None = None,
     line: str | None = None,
 ) -> None:
-    from woqfx.plugins import PluginWarning
+    from woqfx.plugin_loading import PluginWarning
 
     if issubclass(category, PluginWarning):
         warn(str(message))

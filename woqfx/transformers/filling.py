@@ -13,7 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from woqfx import engine
-from woqfx.api import calibrate, provenance_of_run, read_request
+from woqfx.api import calibrate, provenance_of_run
+from woqfx.asking import read_request
 from woqfx.backend import Backend
 from woqfx.errors import PlanError
 from woqfx.layers import packed_weights
@@ -29,7 +30,7 @@ from woqfx.source import FolderSource, Source
 def fill_quantized(model: PreTrainedModel, folder: Path, config: Any) -> None:
     """Quantize the model in `folder`, a tensor or a block at a time, each into its place in the tree of `model`."""
     source = FolderSource(folder, _plain_config(model))
-    plan = make_plan(source, read_request(config))
+    plan = make_plan(source, read_request({"config": config}))
     plan.check()
     _check_tree(source, model, plan)
     for warning in plan.warnings:

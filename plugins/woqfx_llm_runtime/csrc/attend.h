@@ -72,8 +72,8 @@ void store_kv(const HeadLayout& l, std::uint8_t* head, std::size_t at, const flo
 
 // One query's scores of a page, made into exponentials; what it has gathered so far is scaled to the new maximum.
 template <class V>
-void soften(float* scores, std::size_t begin, std::size_t end, const float* key_steps, float softcap, float& most,
-            float& total, float* out, std::size_t width) {
+void soften(float* scores, std::size_t begin, std::size_t end, const float* key_steps, float softcap, const float* bias,
+            float& most, float& total, float* out, std::size_t width) {
     using F = typename V::F;
     using M = Math<V>;
     constexpr std::size_t kVectors = kPage / V::kLanes;
@@ -86,6 +86,7 @@ void soften(float* scores, std::size_t begin, std::size_t end, const float* key_
         F s = V::load(scores + i * V::kLanes);
         if (key_steps) s = s * V::load(key_steps + i * V::kLanes);
         if (softcap > 0) s = M::tanh(s * V::set(1.0f / softcap)) * V::set(softcap);
+        if (bias) s = s + V::load(bias + i * V::kLanes);
         V::store(scores + i * V::kLanes, s);
     }
     for (std::size_t i = 0; i < begin; ++i) scores[i] = -infinite;
@@ -107,6 +108,14 @@ void soften(float* scores, std::size_t begin, std::size_t end, const float* key_
         most = now;
     }
     total += M::sum(sum);
+}
+
+// The biases of a page that begins at position `start`, for one query.
+inline const float* bias_of_page(const Queries& a, std::size_t query, std::size_t start) {
+    if (!a.bias[query]) return nullptr;
+    const auto most = static_cast<std::ptrdiff_t>(a.reach), least = -most - static_cast<std::ptrdiff_t>(kPage);
+    const auto distance = static_cast<std::ptrdiff_t>(start) - static_cast<std::ptrdiff_t>(a.position[query]);
+    return a.bias[query] + ((distance < least ? least : distance > most ? most : distance) - least);
 }
 
 template <class V, class Element, int R>
@@ -137,12 +146,15 @@ void attend_rows(const HeadLayout& l, const Queries& a, std::size_t first, std::
         accumulate_lanes<V, Element, R, R, 1>(queries, keys, kPage, l.head_dim, kPage, scores, kPage);
         for (std::size_t r = 0; r < R; ++r) {
             std::size_t from = 0, to = 0;
+            const float* bias = nullptr;
             if (r < count) {
+                bias = bias_of_page(a, first + r, start);
                 const std::size_t b = a.begin[first + r], e = a.end[first + r];
                 from = b > start ? b - start : 0;
                 to = e <= start ? 0 : e - start < kPage ? e - start : kPage;
             }
-            soften<V>(scores + r * kPage, from, to, steps, a.softcap, most[r], total[r], out + r * l.width, l.width);
+            soften<V>(scores + r * kPage, from, to, steps, a.softcap, bias, most[r], total[r], out + r * l.width,
+                      l.width);
             if (steps)
                 for (std::size_t i = 0; i < kPage; ++i) scores[r * kPage + i] *= steps[kPage + i];
         }

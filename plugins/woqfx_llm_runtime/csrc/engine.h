@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "kv.h"
@@ -15,6 +16,12 @@ namespace woqfx::runtime {
 struct Part {
     int slot;
     std::size_t count, wanted;
+};
+
+// The source of one sequence: what its encoder reads.
+struct Text {
+    int slot;
+    std::size_t count;
 };
 
 // Methods may be called from any thread; one call at a time has the model, others wait.
@@ -37,6 +44,11 @@ public:
     void trim(int slot, std::size_t length);
     std::size_t length(int slot) const;
 
+    // The sources of some sequences without one that hold no token yet, tokens of one after the other's. Their copies
+    // share what the encoder made of them. After an exception all sequences are as they were.
+    void encode(const std::vector<Text>&, const std::int64_t* tokens, std::size_t count);
+    std::size_t source_length(int slot) const;  // 0: it has none
+
     // The next tokens of some sequences, those of each part one after the other; float32 logits [sum of wanted, vocabulary]
     // in the same order. After an exception all sequences are as they were.
     void forward(const std::vector<Part>&, const std::int64_t* tokens, std::size_t count, float* logits);
@@ -46,12 +58,16 @@ public:
 
 private:
     void check(const std::vector<Part>&, const std::int64_t* tokens, std::size_t count) const;
+    void check(const std::vector<Text>&, const std::int64_t* tokens, std::size_t count) const;
+    void check_tokens(const std::int64_t* tokens, std::size_t count) const;
 
     const Model model_;
     const int threads_;
     mutable std::mutex mutex_;
     Slots slots_;
     Step step_;
+    PageLayout encoding_layout_;
+    std::optional<Step> encoding_;
     std::atomic<bool> cancelled_{false};
 };
 

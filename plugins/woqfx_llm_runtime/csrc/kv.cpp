@@ -1,17 +1,22 @@
 #include "kv.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
-
-#include "layout.h"
 
 namespace woqfx::runtime {
 
 void PageLayout::add(KVType type, std::size_t heads, std::size_t head_dim) {
     const HeadLayout head = HeadLayout::of(type, head_dim);
     layers.push_back({head, bytes, heads});
-    bytes += heads * divide_up(head.bytes, 64) * 64;
+    bytes += heads * bytes_of(head);
+}
+
+void PageLayout::overlay(KVType type, std::size_t heads, std::size_t head_dim) {
+    const HeadLayout head = HeadLayout::of(type, head_dim);
+    layers.push_back({head, 0, heads});
+    bytes = std::max(bytes, heads * bytes_of(head));
 }
 
 Page::Page(std::size_t bytes, std::size_t* counter)
@@ -82,12 +87,7 @@ void Slots::reserve(const std::vector<Growth>& growths) {
         fresh += needed > slot.pages.size() ? needed - slot.pages.size() : 0;
         fresh += count > 0 && shared_tail(slot);
     }
-    std::size_t wanted;
-    if (__builtin_mul_overflow(fresh, layout_.bytes, &wanted) || wanted > max_bytes_ - std::min(bytes_, max_bytes_))
-        throw OutOfMemory("keys and values would take " + std::to_string(fresh) + " pages of " +
-                          std::to_string(layout_.bytes) + " bytes beside the " + std::to_string(bytes_) +
-                          " bytes in use, where " + std::to_string(max_bytes_) +
-                          " are allowed: free sequences, raise max_memory, or hold keys and values in int8");
+    require_memory(fresh, layout_);
     for (const auto& [name, count] : growths) {
         Slot& slot = at(name);
         if (count > 0 && shared_tail(slot)) {
@@ -99,9 +99,33 @@ void Slots::reserve(const std::vector<Growth>& growths) {
     }
 }
 
-std::vector<std::uint8_t*> Slots::pages(int slot) const {
+void Slots::require_memory(std::size_t pages, const PageLayout& layout) const {
+    std::size_t wanted;
+    if (__builtin_mul_overflow(pages, layout.bytes, &wanted) || wanted > max_bytes_ - std::min(bytes_, max_bytes_))
+        throw OutOfMemory("keys and values would take " + std::to_string(pages) + " pages of " +
+                          std::to_string(layout.bytes) + " bytes beside the " + std::to_string(bytes_) +
+                          " bytes in use, where " + std::to_string(max_bytes_) +
+                          " are allowed: free sequences, raise max_memory, or hold keys and values in int8");
+}
+
+std::vector<std::shared_ptr<const Memory>> Slots::make_sources(const std::vector<std::size_t>& lengths) {
+    std::size_t pages = 0;
+    for (const std::size_t length : lengths) pages += divide_up(length, kPage);
+    require_memory(pages, source_layout_);
+    std::vector<std::shared_ptr<const Memory>> made;
+    for (const std::size_t length : lengths) {
+        auto memory = std::make_shared<Memory>();
+        memory->length = length;
+        while (memory->pages.size() < divide_up(length, kPage))
+            memory->pages.push_back(std::make_shared<Page>(source_layout_.bytes, &bytes_));
+        made.push_back(std::move(memory));
+    }
+    return made;
+}
+
+std::vector<std::uint8_t*> Memory::data() const {
     std::vector<std::uint8_t*> data;
-    for (const auto& page : at(slot).pages) data.push_back(page->data());
+    for (const auto& page : pages) data.push_back(page->data());
     return data;
 }
 

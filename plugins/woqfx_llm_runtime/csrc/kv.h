@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "api.h"
+#include "layout.h"
 #include "ops.h"
 
 namespace woqfx::runtime {
@@ -21,11 +22,16 @@ struct PageLayout {
     struct Layer {
         HeadLayout head;
         std::size_t at, heads;
+
+        std::size_t of(std::size_t number) const { return at + number * bytes_of(head); }
     };
+    static std::size_t bytes_of(const HeadLayout& head) { return divide_up(head.bytes, 64) * 64; }
+
     std::vector<Layer> layers;
     std::size_t bytes = 0;
 
-    void add(KVType, std::size_t heads, std::size_t head_dim);  // the next layer
+    void add(KVType, std::size_t heads, std::size_t head_dim);  // the next layer, beside those before
+    void overlay(KVType, std::size_t heads, std::size_t head_dim);  // the next layer, where those before were
 };
 
 class Page {
@@ -42,10 +48,20 @@ private:
     std::uint8_t* data_;
 };
 
-// All sequences. Not for several threads at once.
+// Keys and values of all positions, in a layout that the owner knows.
+struct Memory {
+    std::size_t length = 0;
+    std::vector<std::shared_ptr<Page>> pages;
+
+    std::vector<std::uint8_t*> data() const;  // of each page, from position 0 on
+};
+
+// All sequences: each in pages of `layout`, and with a source of `source_layout` if the model has an encoder. Not for
+// several threads at once.
 class Slots {
 public:
-    Slots(PageLayout layout, std::size_t max_bytes) : layout_(std::move(layout)), max_bytes_(max_bytes) {}
+    Slots(PageLayout layout, PageLayout source_layout, std::size_t max_bytes)
+        : layout_(std::move(layout)), source_layout_(std::move(source_layout)), max_bytes_(max_bytes) {}
 
     int create();
     void free(int slot);
@@ -64,22 +80,29 @@ public:
     void advance(int slot, std::size_t count) { at(slot).length += count; }
 
     // The pages of a slot, from position 0 on; of those that `reserve` made room for, too.
-    std::vector<std::uint8_t*> pages(int slot) const;
+    std::vector<std::uint8_t*> pages(int slot) const { return at(slot).data(); }
+
+    // Memory for sources of these lengths, to be filled and then given to slots, whose copies share it. All or nothing,
+    // as with `reserve`.
+    std::vector<std::shared_ptr<const Memory>> make_sources(const std::vector<std::size_t>& lengths);
+    void set_source(int slot, std::shared_ptr<const Memory> source) { at(slot).source = std::move(source); }
+    const Memory* source(int slot) const { return at(slot).source.get(); }
 
     const PageLayout& layout() const { return layout_; }
+    const PageLayout& source_layout() const { return source_layout_; }
     std::size_t bytes() const { return bytes_; }
     std::size_t max_bytes() const { return max_bytes_; }
 
 private:
-    struct Slot {
-        std::size_t length = 0;
-        std::vector<std::shared_ptr<Page>> pages;
+    struct Slot : Memory {
+        std::shared_ptr<const Memory> source;
     };
     Slot& at(int slot);
     const Slot& at(int slot) const { return const_cast<Slots*>(this)->at(slot); }
     int add(Slot);
+    void require_memory(std::size_t pages, const PageLayout&) const;
 
-    PageLayout layout_;
+    PageLayout layout_, source_layout_;
     std::size_t max_bytes_, bytes_ = 0;
     int next_ = 0;
     std::map<int, Slot> slots_;

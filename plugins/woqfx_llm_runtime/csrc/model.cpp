@@ -41,12 +41,16 @@ void check_mlp(const std::string& what, const MLP& mlp, std::size_t hidden) {
     require_sizes(what + "'s output", mlp.output, width, hidden);
 }
 
-void check_attention(const std::string& what, const Attention& a, const Model& m) {
+void check_heads(const std::string& what, std::size_t heads, std::size_t kv_heads, std::size_t head_dim) {
     constexpr std::size_t kMost = 1 << 16;
-    require(a.heads >= 1 && a.kv_heads >= 1 && a.head_dim >= 1 && a.heads <= kMost && a.head_dim <= kMost &&
-                a.kv_heads <= a.heads && a.heads % a.kv_heads == 0,
-            what + " has " + std::to_string(a.heads) + " heads of " + std::to_string(a.head_dim) + " for " +
-                std::to_string(a.kv_heads) + " heads of keys and values");
+    require(heads >= 1 && kv_heads >= 1 && head_dim >= 1 && heads <= kMost && head_dim <= kMost && kv_heads <= heads &&
+                heads % kv_heads == 0,
+            what + " has " + std::to_string(heads) + " heads of " + std::to_string(head_dim) + " for " +
+                std::to_string(kv_heads) + " heads of keys and values");
+}
+
+void check_attention(const std::string& what, const Attention& a, const Model& m) {
+    check_heads(what, a.heads, a.kv_heads, a.head_dim);
     require_sizes(what + "'s input", a.inputs, m.hidden, (a.heads + 2 * a.kv_heads) * a.head_dim);
     require_sizes(what + "'s output", a.output, a.heads * a.head_dim, m.hidden);
     require_size(what + "'s query norm", a.query_norm, a.norm_all_heads ? a.heads * a.head_dim : a.head_dim);
@@ -56,6 +60,47 @@ void check_attention(const std::string& what, const Attention& a, const Model& m
     if (a.rope >= 0)
         require(2 * m.ropes[static_cast<std::size_t>(a.rope)].frequencies.size() <= a.head_dim,
                 what + "'s rope turns more pairs than a head of " + std::to_string(a.head_dim) + " has");
+    require(a.bias >= -1 && a.bias < static_cast<int>(m.biases.size()), what + " has a bias that is not there");
+    if (a.bias >= 0)
+        require(m.biases[static_cast<std::size_t>(a.bias)].heads() == a.heads,
+                what + "'s bias is of another number of heads than " + std::to_string(a.heads));
+    require(a.causal || a.window == 0, what + " sees a window of what comes, which nothing here computes");
+}
+
+void check_cross(const std::string& what, const CrossAttention& a, std::size_t hidden) {
+    check_heads(what, a.heads, a.kv_heads, a.head_dim);
+    require_sizes(what + "'s query", a.query, hidden, a.heads * a.head_dim);
+    require_sizes(what + "'s keys and values", a.memory, hidden, 2 * a.kv_heads * a.head_dim);
+    require_sizes(what + "'s output", a.output, a.heads * a.head_dim, hidden);
+    require(std::isfinite(a.scale), what + "'s scale is not a number");
+}
+
+void check_layer(const std::string& what, const Layer& layer, const Model& m) {
+    const std::size_t hidden = m.hidden;
+    check_attention(what + "'s attention", layer.attention, m);
+    if (layer.cross) {
+        check_cross(what + "'s cross attention", *layer.cross, hidden);
+        require(!layer.parallel, what + " has cross attention, and all of its parts beside each other");
+    }
+    require(layer.mlp.has_value() != layer.experts.has_value(), what + " needs an MLP or experts");
+    if (layer.mlp) check_mlp(what + "'s MLP", *layer.mlp, hidden);
+    if (const auto& mixture = layer.experts) {
+        require(mixture->top_k >= 1 && mixture->top_k <= mixture->experts.size(),
+                what + " takes " + std::to_string(mixture->top_k) + " of " +
+                    std::to_string(mixture->experts.size()) + " experts");
+        require_sizes(what + "'s router", mixture->router, hidden, mixture->experts.size());
+        for (const MLP& expert : mixture->experts) {
+            check_mlp(what + "'s expert", expert, hidden);
+            require(expert.output.inputs() == mixture->experts.front().output.inputs() &&
+                        expert.gated == mixture->experts.front().gated,
+                    what + "'s experts differ in size");
+        }
+        if (mixture->shared) check_mlp(what + "'s shared expert", *mixture->shared, hidden);
+        if (mixture->shared_gate) require_sizes(what + "'s shared gate", *mixture->shared_gate, hidden, 1);
+    }
+    for (const auto* norm : {&layer.input_norm, &layer.attention_output_norm, &layer.cross_norm, &layer.mlp_norm,
+                             &layer.mlp_output_norm})
+        require_size(what + "'s norm", *norm, hidden);
 }
 
 }  // namespace
@@ -160,28 +205,19 @@ void Model::check() const {
                 "a rope that changes with the length needs other frequencies, or a base and its growth");
     }
     for (std::size_t i = 0; i < layers.size(); ++i) {
-        const Layer& layer = layers[i];
         const std::string what = "layer " + std::to_string(i);
-        check_attention(what + "'s attention", layer.attention, *this);
-        require(layer.mlp.has_value() != layer.experts.has_value(), what + " needs an MLP or experts");
-        if (layer.mlp) check_mlp(what + "'s MLP", *layer.mlp, hidden);
-        if (const auto& mixture = layer.experts) {
-            require(mixture->top_k >= 1 && mixture->top_k <= mixture->experts.size(),
-                    what + " takes " + std::to_string(mixture->top_k) + " of " +
-                        std::to_string(mixture->experts.size()) + " experts");
-            require_sizes(what + "'s router", mixture->router, hidden, mixture->experts.size());
-            for (const MLP& expert : mixture->experts) {
-                check_mlp(what + "'s expert", expert, hidden);
-                require(expert.output.inputs() == mixture->experts.front().output.inputs() &&
-                            expert.gated == mixture->experts.front().gated,
-                        what + "'s experts differ in size");
-            }
-            if (mixture->shared) check_mlp(what + "'s shared expert", *mixture->shared, hidden);
-            if (mixture->shared_gate) require_sizes(what + "'s shared gate", *mixture->shared_gate, hidden, 1);
+        require(layers[i].attention.causal, what + " looks ahead, where a decoder cannot");
+        require(encoder.has_value() || !layers[i].cross, what + " looks at an encoder that is not there");
+        check_layer(what, layers[i], *this);
+    }
+    if (encoder) {
+        require(!encoder->layers.empty(), "an encoder without layers");
+        for (std::size_t i = 0; i < encoder->layers.size(); ++i) {
+            const std::string what = "encoder layer " + std::to_string(i);
+            require(!encoder->layers[i].cross, what + " looks at itself twice");
+            check_layer(what, encoder->layers[i], *this);
         }
-        for (const auto* norm : {&layer.input_norm, &layer.attention_output_norm, &layer.mlp_norm,
-                                 &layer.mlp_output_norm})
-            require_size(what + "'s norm", *norm, hidden);
+        require_size("the encoder's last norm", encoder->final_norm, hidden);
     }
     require_size("the embedding's norm", embedding_norm, hidden);
     require_size("the last norm", final_norm, hidden);
@@ -192,9 +228,11 @@ namespace {
 
 std::size_t mlp_bytes(const MLP& mlp) { return mlp.inputs.bytes() + mlp.output.bytes(); }
 
-// Of one layer, if `taken` of its experts are read.
+// Of one layer: all, or what a token reads.
 std::size_t layer_bytes(const Layer& layer, bool all) {
     std::size_t sum = layer.attention.inputs.bytes() + layer.attention.output.bytes();
+    if (const auto& cross = layer.cross)
+        sum += cross->query.bytes() + cross->output.bytes() + (all ? cross->memory.bytes() : 0);
     if (layer.mlp) sum += mlp_bytes(*layer.mlp);
     if (const auto& mixture = layer.experts) {
         sum += mixture->router.bytes();
@@ -210,6 +248,8 @@ std::size_t layer_bytes(const Layer& layer, bool all) {
 std::size_t Model::weight_bytes() const {
     std::size_t sum = embedding->bytes() + (positions ? positions->bytes() : 0) + head.bytes();
     for (const Layer& layer : layers) sum += layer_bytes(layer, true);
+    if (encoder)
+        for (const Layer& layer : encoder->layers) sum += layer_bytes(layer, true);
     return sum;
 }
 

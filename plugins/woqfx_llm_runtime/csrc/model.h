@@ -8,6 +8,7 @@
 
 #include "multiplication.h"
 #include "ops.h"
+#include "relative.h"
 
 namespace woqfx::runtime {
 
@@ -73,9 +74,19 @@ struct Attention {
     std::size_t heads = 0, kv_heads = 0, head_dim = 0;
     float scale = 1, softcap = 0;
     int rope = -1;           // of the model's; -1: none
+    int bias = -1;           // by distance, of the model's; -1: none
+    bool causal = true;      // else a token sees all of its sequence, which is one step's
     std::size_t window = 0;  // 0: no limit
     std::optional<Norm> query_norm, key_norm;
     bool norm_all_heads = false;
+};
+
+// Attention to what the encoder made of a sequence's source: its keys and values are computed once for all steps.
+struct CrossAttention {
+    Projection query, output;
+    Projection memory;  // key and value, of the encoder's output
+    std::size_t heads = 0, kv_heads = 0, head_dim = 0;
+    float scale = 1;
 };
 
 struct MLP {
@@ -96,11 +107,18 @@ struct Experts {
 
 struct Layer {
     Attention attention;
+    std::optional<CrossAttention> cross;
     std::optional<MLP> mlp;
     std::optional<Experts> experts;  // one of the two
-    std::optional<Norm> input_norm, attention_output_norm, mlp_norm, mlp_output_norm;
+    std::optional<Norm> input_norm, attention_output_norm, cross_norm, mlp_norm, mlp_output_norm;
     bool parallel = false;
     float residual_scale = 1;
+};
+
+// What makes of a source what the decoder's layers look at. Its embedding is the decoder's.
+struct Encoder {
+    std::vector<Layer> layers;
+    std::optional<Norm> final_norm;
 };
 
 // Rows to look up: of a matrix that is not quantized, or of a quantized one.
@@ -129,6 +147,8 @@ struct Model {
     float embedding_scale = 1;
     std::optional<Norm> embedding_norm, final_norm;
     std::vector<Rope> ropes;
+    std::vector<RelativeBias> biases;
+    std::optional<Encoder> encoder;
     std::vector<Layer> layers;
     Projection head;
     float logit_scale = 1, logit_softcap = 0;

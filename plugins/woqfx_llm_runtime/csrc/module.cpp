@@ -77,6 +77,15 @@ void forward(Engine& engine, const std::vector<int>& slots, const std::vector<st
     engine.forward(parts, tokens.data(), tokens.shape(0), logits.data());
 }
 
+void encode(Engine& engine, const std::vector<int>& slots, const std::vector<std::size_t>& counts,
+            const Dense<const std::int64_t, 1>& tokens) {
+    if (slots.size() != counts.size()) throw Error("each slot needs the length of its source");
+    std::vector<Text> texts;
+    for (std::size_t i = 0; i < slots.size(); ++i) texts.push_back({slots[i], counts[i]});
+    const nb::gil_scoped_release unlocked;
+    engine.encode(texts, tokens.data(), tokens.shape(0));
+}
+
 template <class T>
 nb::class_<T> part(nb::module_& m, const char* name) {
     return nb::class_<T>(m, name).def(nb::init<>());
@@ -119,10 +128,22 @@ void bind_model(nb::module_& m) {
         .def_rw("scale", &Attention::scale)
         .def_rw("softcap", &Attention::softcap)
         .def_rw("rope", &Attention::rope)
+        .def_rw("bias", &Attention::bias)
+        .def_rw("causal", &Attention::causal)
         .def_rw("window", &Attention::window)
         .def_rw("query_norm", &Attention::query_norm)
         .def_rw("key_norm", &Attention::key_norm)
         .def_rw("norm_all_heads", &Attention::norm_all_heads);
+    nb::class_<RelativeBias>(m, "RelativeBias")
+        .def(nb::init<std::size_t, std::size_t, const std::vector<float>&>(), "heads"_a, "reach"_a, "values"_a);
+    part<CrossAttention>(m, "CrossAttention")
+        .def_rw("query", &CrossAttention::query)
+        .def_rw("memory", &CrossAttention::memory)
+        .def_rw("output", &CrossAttention::output)
+        .def_rw("heads", &CrossAttention::heads)
+        .def_rw("kv_heads", &CrossAttention::kv_heads)
+        .def_rw("head_dim", &CrossAttention::head_dim)
+        .def_rw("scale", &CrossAttention::scale);
     part<MLP>(m, "MLP")
         .def_rw("gated", &MLP::gated)
         .def_rw("inputs", &MLP::inputs)
@@ -137,14 +158,17 @@ void bind_model(nb::module_& m) {
         .def_rw("shared_gate", &Experts::shared_gate);
     part<Layer>(m, "Layer")
         .def_rw("attention", &Layer::attention)
+        .def_rw("cross", &Layer::cross)
         .def_rw("mlp", &Layer::mlp)
         .def_rw("experts", &Layer::experts)
         .def_rw("input_norm", &Layer::input_norm)
         .def_rw("attention_output_norm", &Layer::attention_output_norm)
+        .def_rw("cross_norm", &Layer::cross_norm)
         .def_rw("mlp_norm", &Layer::mlp_norm)
         .def_rw("mlp_output_norm", &Layer::mlp_output_norm)
         .def_rw("parallel", &Layer::parallel)
         .def_rw("residual_scale", &Layer::residual_scale);
+    part<Encoder>(m, "Encoder").def_rw("layers", &Encoder::layers).def_rw("final_norm", &Encoder::final_norm);
     part<Model>(m, "Model")
         .def_rw("hidden", &Model::hidden)
         .def_rw("vocabulary", &Model::vocabulary)
@@ -156,6 +180,8 @@ void bind_model(nb::module_& m) {
         .def_rw("embedding_norm", &Model::embedding_norm)
         .def_rw("final_norm", &Model::final_norm)
         .def_rw("ropes", &Model::ropes)
+        .def_rw("biases", &Model::biases)
+        .def_rw("encoder", &Model::encoder)
         .def_rw("layers", &Model::layers)
         .def_rw("head", &Model::head)
         .def_rw("logit_scale", &Model::logit_scale)
@@ -185,6 +211,8 @@ void bind_engine(nb::module_& m) {
         .def("copy", &Engine::copy, "slot"_a, "length"_a, Unlocked())
         .def("trim", &Engine::trim, "slot"_a, "length"_a, Unlocked())
         .def("length", &Engine::length, "slot"_a, Unlocked())
+        .def("encode", &encode, "slots"_a, "counts"_a, "tokens"_a.noconvert())
+        .def("source_length", &Engine::source_length, "slot"_a, Unlocked())
         .def("forward", &forward, "slots"_a, "counts"_a, "wanted"_a, "tokens"_a.noconvert(), "logits"_a.noconvert())
         .def("cancel", &Engine::cancel);
 }

@@ -37,6 +37,11 @@ struct Queries {
     const std::uint8_t* const* pages;   // of all pages from position 0 on
     std::size_t head_at;                // where the head begins in a page
     float scale, softcap;               // softcap: 0 for none
+    // A bias by distance, which is added to scores: null for none, or a query's [2 * (reach + kPage)], from distance
+    // -reach - kPage on (relative.h); and where the query stands.
+    const float* bias[kMostQueries];
+    std::size_t position[kMostQueries];
+    std::size_t reach;
 };
 
 // A matrix [n, k] that is not quantized, as tiles [k][32] of 32 outputs side by side.

@@ -21,6 +21,9 @@ struct Product {
 void append(std::vector<Product>& to, const Projection&, std::size_t first, std::size_t rows, float* y,
             std::size_t y_stride);
 
+// To do after a product that asks for nothing.
+inline constexpr auto nothing = [](const Product&, std::size_t, std::size_t) {};
+
 class Products {
 public:
     using Fill = FunctionRef<void(std::size_t row, float* to)>;

@@ -7,14 +7,10 @@
 namespace woqfx::runtime {
 namespace {
 
-const auto nothing = [](const Product&, std::size_t, std::size_t) {};
-
-void grow(std::vector<float>& buffer, std::size_t size) {
-    if (buffer.size() < size) buffer.resize(size);
-}
-
 std::size_t most_products(const Layer& layer) {
     std::size_t most = std::max(layer.attention.inputs.parts.size(), layer.attention.output.parts.size());
+    if (const auto& cross = layer.cross)
+        most = std::max({most, cross->query.parts.size(), cross->memory.parts.size(), cross->output.parts.size()});
     const auto take = [&most](const MLP& mlp, std::size_t count) {
         most = std::max({most, count * mlp.inputs.parts.size(), count * mlp.output.parts.size()});
     };
@@ -31,8 +27,9 @@ std::size_t most_products(const Layer& layer) {
 std::size_t Step::phases() const {
     constexpr std::size_t kProduct = Products::kPhases, kAttention = 2 * kProduct + 4, kMLP = 2 * kProduct + 1;
     std::size_t sum = 8 + kProduct;
-    for (const Layer& layer : model_.layers) {
+    for (const Layer& layer : layers_) {
         sum += kAttention + kMLP;
+        if (layer.cross) sum += kAttention;
         if (layer.experts) sum += 3 * kProduct + 3 + kMLP;
     }
     return sum;
@@ -41,13 +38,17 @@ std::size_t Step::phases() const {
 void Step::run(const Batch& batch, int threads, const std::atomic<bool>& cancelled) {
     prepare(batch);
     region_.run(threads, phases(), [&](Thread& thread) {
-        embed(thread, batch);
-        for (std::size_t i = 0; i < model_.layers.size(); ++i) {
-            if (cancelled.load(std::memory_order_relaxed)) throw Cancelled("the step was cancelled");
-            layer(thread, i);
-        }
+        pass(thread, batch, cancelled);
         head(thread, batch);
     });
+}
+
+void Step::pass(Thread& thread, const Batch& batch, const std::atomic<bool>& cancelled) {
+    embed(thread, batch);
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+        if (cancelled.load(std::memory_order_relaxed)) throw Cancelled("the step was cancelled");
+        layer(thread, i);
+    }
 }
 
 // All memory, before threads share it.
@@ -67,10 +68,14 @@ void Step::prepare(const Batch& batch) {
     // A product of each weight and 48 rows, the least that kernels take at a time.
     std::size_t products = model_.head.parts.size() * divide_up(rows, 48);
     for (auto* buffer : {&stream_, &branch_, &added_}) grow(*buffer, rows * model_.hidden);
-    for (const Layer& layer : model_.layers) {
+    for (const Layer& layer : layers_) {
         const Attention& a = layer.attention;
         grow(inputs_, rows * a.inputs.outputs());
         grow(attended_, rows * a.heads * a.head_dim);
+        if (layer.cross) {
+            grow(inputs_, rows * layer.cross->query.outputs());
+            grow(attended_, rows * layer.cross->query.outputs());
+        }
         products = std::max(products, most_products(layer) * divide_up(rows, 48));
         if (layer.mlp) grow(wide_, rows * layer.mlp->inputs.outputs());
         if (const auto& mixture = layer.experts) {
@@ -122,8 +127,9 @@ void Step::normed(const std::optional<Norm>& norm, std::size_t row, float* to) c
 }
 
 void Step::layer(Thread& thread, std::size_t index) {
-    const Layer& layer = model_.layers[index];
+    const Layer& layer = layers_[index];
     attention(thread, layer, index);
+    if (layer.cross) cross(thread, layer, index);
     layer.mlp ? mlp(thread, layer) : experts(thread, layer);
 }
 
@@ -146,7 +152,12 @@ void Step::attention(Thread& thread, const Layer& layer, std::size_t index) {
     thread.each(rows * parts, [&](std::size_t i) {
         for (std::size_t head = i % parts; head < a.kv_heads; head += parts) store(a, index, i / parts, head);
     });
-    attend(thread, a, index);
+    const RelativeBias* bias = a.bias < 0 ? nullptr : &model_.biases[static_cast<std::size_t>(a.bias)];
+    attend(thread, {a.heads, a.kv_heads, a.head_dim, width, a.scale, a.softcap, bias, pages_.layers[index]},
+           [&](const Piece& piece, std::size_t position) -> Seen {
+               const std::size_t end = a.causal ? position + 1 : piece.length;
+               return {piece.pages.data(), a.window && end > a.window ? end - a.window : 0, end};
+           });
 
     const bool direct = !layer.attention_output_norm && !layer.parallel;
     float* y = layer.parallel ? added_.data() : branch_.data();
@@ -156,11 +167,7 @@ void Step::attention(Thread& thread, const Layer& layer, std::size_t index) {
         thread, products, rows, queries,
         [&](std::size_t row, float* to) { std::memcpy(to, attended_.data() + row * queries, queries * sizeof(float)); },
         [&](const Product& p, std::size_t begin, std::size_t end) {
-            if (!direct) return;
-            const std::size_t column = static_cast<std::size_t>(p.y - y) + begin;
-            for (std::size_t row = p.first; row < p.first + p.rows; ++row)
-                ops().add(stream_.data() + row * hidden + column, y + row * hidden + column, layer.residual_scale,
-                          end - begin);
+            if (direct) add_columns(layer, p, y, begin, end);
         });
     if (layer.parallel) {
         if (layer.attention_output_norm)
@@ -188,13 +195,13 @@ void Step::store(const Attention& a, std::size_t index, std::size_t row, std::si
     turn(key, a.key_norm);
     const PageLayout::Layer& l = pages_.layers[index];
     const std::size_t position = rows_[row].position;
-    std::uint8_t* head = rows_[row].piece->pages[position / kPage] + l.at + kv_head * divide_up(l.head.bytes, 64) * 64;
+    std::uint8_t* head = rows_[row].piece->pages[position / kPage] + l.of(kv_head);
     ops().store_kv(l.head, head, position % kPage, key, key + keys);
 }
 
-void Step::attend(Thread& thread, const Attention& a, std::size_t index) {
-    const std::size_t group = a.heads / a.kv_heads, width = a.inputs.outputs(), queries = a.heads * a.head_dim;
-    const PageLayout::Layer& l = pages_.layers[index];
+void Step::attend(Thread& thread, const Looking& a, FunctionRef<Seen(const Piece&, std::size_t position)> seen) {
+    const std::size_t group = a.heads / a.kv_heads, queries = a.heads * a.head_dim;
+    const PageLayout::Layer& l = a.at;
     const std::vector<Row>& rows = rows_;
     // Queries at a time: as many as kernels take, fewer if there would not be enough for all threads.
     constexpr std::size_t kSizes[] = {kMostQueries, 6, 4, 3, 2, 1};
@@ -219,16 +226,24 @@ void Step::attend(Thread& thread, const Attention& a, std::size_t index) {
         for (std::size_t j = 0; j < q.count; ++j) {
             const std::size_t token = (first + j) / group, head = kv_head * group + (first + j) % group;
             const std::size_t row = piece.first_row + token, position = piece.position + token;
-            q.q[j] = inputs_.data() + row * width + head * a.head_dim;
+            q.q[j] = inputs_.data() + row * a.stride + head * a.head_dim;
             q.out[j] = attended_.data() + row * queries + head * a.head_dim;
-            q.end[j] = position + 1;
-            q.begin[j] = a.window && q.end[j] > a.window ? q.end[j] - a.window : 0;
+            const Seen reach = seen(piece, position);
+            q.pages = reach.pages, q.begin[j] = reach.begin, q.end[j] = reach.end;
+            q.bias[j] = a.bias ? a.bias->of(head) : nullptr, q.position[j] = position;
         }
-        q.pages = piece.pages.data();
-        q.head_at = l.at + kv_head * divide_up(l.head.bytes, 64) * 64;
+        q.reach = a.bias ? a.bias->reach() : 0;
+        q.head_at = l.of(kv_head);
         q.scale = a.scale, q.softcap = a.softcap;
         ops().attend(l.head, q);
     });
+}
+
+// h += residual_scale * y, for the columns that a product has just made.
+void Step::add_columns(const Layer& layer, const Product& p, const float* y, std::size_t begin, std::size_t end) {
+    const std::size_t hidden = model_.hidden, column = static_cast<std::size_t>(p.y - y) + begin;
+    for (std::size_t row = p.first; row < p.first + p.rows; ++row)
+        ops().add(stream_.data() + row * hidden + column, y + row * hidden + column, layer.residual_scale, end - begin);
 }
 
 // h += residual_scale * norm(y), for all rows.
@@ -260,14 +275,9 @@ void Step::run_mlp(Thread& thread, const Layer& layer, const MLP& mlp, float* y,
 }
 
 void Step::mlp(Thread& thread, const Layer& layer) {
-    const std::size_t hidden = model_.hidden;
     const bool direct = !layer.mlp_output_norm && !layer.parallel;
     run_mlp(thread, layer, *layer.mlp, branch_.data(), [&](const Product& p, std::size_t begin, std::size_t end) {
-        if (!direct) return;
-        const std::size_t column = static_cast<std::size_t>(p.y - branch_.data()) + begin;
-        for (std::size_t row = p.first; row < p.first + p.rows; ++row)
-            ops().add(stream_.data() + row * hidden + column, branch_.data() + row * hidden + column,
-                      layer.residual_scale, end - begin);
+        if (direct) add_columns(layer, p, branch_.data(), begin, end);
     });
     if (!direct) add_to_stream(thread, layer, layer.mlp_output_norm, branch_.data());
 }

@@ -37,7 +37,6 @@ void Step::route(const Experts& mixture) {
 void Step::experts(Thread& thread, const Layer& layer) {
     const Experts& mixture = *layer.experts;
     const std::size_t rows = rows_.size(), hidden = model_.hidden, top = mixture.top_k;
-    const auto nothing = [](const Product&, std::size_t, std::size_t) {};
     const auto norm_row = [&](std::size_t row, float* to) { normed(layer.mlp_norm, row, to); };
     std::vector<Product> products;
     append(products, mixture.router, 0, rows, scores_.data(), mixture.experts.size());

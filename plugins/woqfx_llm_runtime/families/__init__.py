@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from woqfx_llm_runtime.families import gemma, gpt, llama, mixtures
+from woqfx_llm_runtime.families import gemma, gpt, llama, mixtures, t5
 from woqfx_llm_runtime.families.fields import Fields
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _KNOWN: Mapping[str, Callable[[Fields, Any], Description]] = {
     "Gemma3ForCausalLM": gemma.gemma3,
     "GraniteForCausalLM": llama.granite,
     "LlamaForCausalLM": llama.llama,
+    "MT5ForConditionalGeneration": t5.mt5,
     "MistralForCausalLM": llama.mistral,
     "MixtralForCausalLM": mixtures.mixtral,
     "OPTForCausalLM": gpt.opt,
@@ -32,6 +33,8 @@ _KNOWN: Mapping[str, Callable[[Fields, Any], Description]] = {
     "Qwen3ForCausalLM": llama.qwen3,
     "Qwen3MoeForCausalLM": mixtures.qwen3_moe,
     "SmolLM3ForCausalLM": llama.smollm3,
+    "T5ForConditionalGeneration": t5.t5,
+    "UMT5ForConditionalGeneration": t5.umt5,
 }
 
 #: The classes of transformers that are known.

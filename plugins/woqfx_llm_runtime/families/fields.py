@@ -16,7 +16,15 @@ _HARMLESS = frozenset(
     {"architectures", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id", "id2label", "init_std"}
     | {"initializer_range", "is_decoder", "is_encoder_decoder", "label2id", "output_hidden_states", "pad_token_id"}
     | {"output_router_logits", "pretraining_tp", "problem_type", "reorder_and_upcast_attn", "return_dict"}
-    | {"router_aux_loss_coef", "router_jitter_noise", "tie_word_embeddings", "transformers_version", "use_cache"}
+    | {
+        "decoder_start_token_id",
+        "initializer_factor",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
+        "tie_word_embeddings",
+        "transformers_version",
+        "use_cache",
+    }
 )
 _HARMLESS_WORDS = ("dropout", "pdrop", "layerdrop", "summary_")
 

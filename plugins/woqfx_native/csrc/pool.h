@@ -11,18 +11,20 @@ namespace woqfx {
 template <class Signature>
 class FunctionRef;
 
-template <class... Args>
-class FunctionRef<void(Args...)> {
+template <class Result, class... Args>
+class FunctionRef<Result(Args...)> {
 public:
     template <class F, std::enable_if_t<!std::is_same_v<std::decay_t<F>, FunctionRef>, int> = 0>
     FunctionRef(F&& f)
         : object_(const_cast<void*>(static_cast<const void*>(&f))),
-          call_([](void* object, Args... args) { (*static_cast<std::remove_reference_t<F>*>(object))(args...); }) {}
-    void operator()(Args... args) const { call_(object_, args...); }
+          call_([](void* object, Args... args) -> Result {
+              return (*static_cast<std::remove_reference_t<F>*>(object))(args...);
+          }) {}
+    Result operator()(Args... args) const { return call_(object_, args...); }
 
 private:
     void* object_;
-    void (*call_)(void*, Args...);
+    Result (*call_)(void*, Args...);
 };
 
 // Calls item(i) for each i below `count`, in any order, by up to `threads` threads, the caller among them. Returns

@@ -7,7 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from woqfx import DType, GroupParams, QTensor, split_groups
+from woqfx.dtype import DType, GroupParams
+from woqfx.groups import split_groups
+from woqfx.qtensor import QTensor
 
 #: How near to the edge of its level's cell a number may start, as a share of the way there: so that little turns it.
 _EDGE = 0.9

@@ -1,0 +1,1 @@
+"""Learning by gradients what quantized weights are rounded to, and what is kept beside them."""
