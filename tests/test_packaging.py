@@ -15,42 +15,32 @@ from email import message_from_string
 from pathlib import Path
 
 import pytest
+from once import once
 from tiny_models import tiny_model
+from wheels import build, only_wheel
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built from this tree."""
-    return built(tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module")
-def plain_wheel(tmp_path_factory):
+@pytest.fixture(scope="session")
+def plain_wheel(tmp_path_factory, worker_id):
     """The wheel, built where there is no compiler."""
-    folder = tmp_path_factory.mktemp("plain")
-    return built(folder, f"-Cbuild-dir={folder / 'build'}", CC="/no/compiler", CXX="/no/compiler")
+
+    def make(folder):
+        build(folder, f"-Cbuild-dir={folder / 'build'}", CC="/no/compiler", CXX="/no/compiler")
+
+    return only_wheel(once(tmp_path_factory, worker_id, "plain", make))
 
 
-def built(folder, *options, **environment):
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, *options, ROOT],
-        check=True, capture_output=True, text=True, env={**os.environ, **environment},
-    )  # fmt: skip
-    (wheel,) = folder.glob("*.whl")
-    return wheel
-
-
-@pytest.fixture(scope="module")
-def fresh(wheel, tmp_path_factory):
+@pytest.fixture(scope="session")
+def fresh(wheel, tmp_path_factory, worker_id):
     """An environment into which the wheel was installed."""
-    return installed(wheel, tmp_path_factory.mktemp("fresh"))
+    return once(tmp_path_factory, worker_id, "fresh", lambda folder: install(wheel, folder))
 
 
-def installed(wheel, folder):
+def install(wheel, folder):
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
@@ -60,7 +50,6 @@ def installed(wheel, folder):
         [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
-    return folder
 
 
 def run(fresh, *command):
@@ -149,7 +138,8 @@ def test_layers_run_in_native_kernels(fresh):
 
 def test_without_a_compiler_it_installs_and_says_what_runs(plain_wheel, tmp_path):
     assert plain_wheel.name.endswith("py3-none-any.whl")
-    environment = installed(plain_wheel, tmp_path / "plain")
+    environment = tmp_path / "plain"
+    install(plain_wheel, environment)
     assert run(environment, "python", "-c", KERNEL).stdout == "reference\n"
     tiny_model("llama").save_pretrained(tmp_path / "model")
     told = run(environment, "woqfx", "plan", tmp_path / "model", "--json")

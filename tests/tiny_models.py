@@ -164,6 +164,8 @@ _FURTHER: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "smollm3": ("SmolLM3", _llama_like),
     "granite": ("Granite", _llama_like),
     "olmo2": ("Olmo2", _llama_like),
+    "mt5": ("MT5", _FAMILIES["t5"][1]),
+    "umt5": ("UMT5", _FAMILIES["t5"][1]),
 }
 
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from woqfx.source.base import TensorInfo
     from woqfx.transcoding import convert
     from woqfx.transformers.config import WeightOnlyQuantConfig
+    from woqfx.tuning.tune import Tuning, TuningOptions, tune
 
 __version__ = "0.1.0"
 
@@ -101,6 +102,7 @@ _HOMES = {
     "source.base": ("TensorInfo",),
     "transcoding": ("convert",),
     "transformers.config": ("WeightOnlyQuantConfig",),
+    "tuning.tune": ("Tuning", "TuningOptions", "tune"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -155,6 +157,8 @@ __all__ = [
     "Subject",
     "Support",
     "TensorInfo",
+    "Tuning",
+    "TuningOptions",
     "WeightOnlyQuantConfig",
     "WoqfxError",
     "__version__",
@@ -179,6 +183,7 @@ __all__ = [
     "save",
     "split_groups",
     "this_cpu",
+    "tune",
     "unpack",
     "unregister",
 ]

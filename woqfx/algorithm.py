@@ -109,6 +109,11 @@ class Algorithm(ABC):
         return False
 
     @property
+    def differentiates(self) -> bool:
+        """Whether `transform` or `refine` runs blocks for gradients: then a plan counts the memory that these take."""
+        return False
+
+    @property
     def surveys(self) -> bool:
         """Whether `survey` shall be asked before the first block. The whole model must then fit into memory."""
         return False

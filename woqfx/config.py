@@ -44,6 +44,9 @@ _MEASURES = frozenset(
 )
 _LARGEST = 1 << 40
 
+#: Sizes without which there is no model, by the names that are common to transformers' configs.
+_AT_LEAST_ONE = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads")
+
 _SPARE_MODULES = 10_000
 _SPARE_BUFFER_BYTES = 256 << 20
 
@@ -87,6 +90,7 @@ def check_numbers(config: Mapping[str, Any], where: str) -> None:
 
 def build_parsed(config: PreTrainedConfig, tensors: int, label: str) -> PreTrainedModel:
     """The same of a config that transformers has parsed, from numbers that were checked."""
+    _check_sizes(config, label)
     try:
         with _at_most(10 * tensors + _SPARE_MODULES):
             model = build_skeleton(config)
@@ -94,6 +98,17 @@ def build_parsed(config: PreTrainedConfig, tensors: int, label: str) -> PreTrain
         raise CheckpointError(f"{label}: {str(error)[:500]}") from error
     _check_buffers(model, label)
     return model
+
+
+def _check_sizes(config: PreTrainedConfig, label: str) -> None:
+    """An empty model would be built, and would answer."""
+    for part in (config, config.get_text_config()):
+        for key in _AT_LEAST_ONE:
+            found = getattr(part, key, None)
+            if type(found) is int and found < 1:
+                raise CheckpointError(
+                    f"{label}: its config has {key} {found}, which is no model; the file is damaged: fetch it again"
+                )
 
 
 def _excessive(key: str, value: Any) -> Iterator[str]:

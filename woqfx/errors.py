@@ -69,6 +69,10 @@ class CheckpointError(WoqfxError):
     """A checkpoint is damaged, incomplete or hostile."""
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint asks for something beside its weights that is not done here; the message says what is done."""
+
+
 class UnfinishedError(CheckpointError):
     """The folder holds a run that has not finished; the message says how to go on."""
 

@@ -23,6 +23,8 @@ _RUNS = 3
 _COPIES = 3
 #: The same of all weights of the blocks while an algorithm looks at the whole model; with their gradients.
 _SURVEY_COPIES = 4
+#: Runs that a pass back through a block costs, with the run before it.
+_BACK = 3
 #: Boundaries whose activations are held at a time: what goes in, what comes out, what should come out.
 _BOUNDARIES = 3
 
@@ -36,27 +38,42 @@ class Estimate:
 
 
 def estimate(
-    source: Source, blocks: Iterable[BlockInfo], plans: Iterable[LayerPlan], tokens: int, *, surveys: bool = False
+    source: Source,
+    blocks: Iterable[BlockInfo],
+    plans: Iterable[LayerPlan],
+    tokens: int,
+    *,
+    surveys: bool = False,
+    back: int = 0,
 ) -> Estimate:
     """For running these blocks on so many tokens. Experts count as if all tokens reached one in four of them.
 
     `surveys` says that an algorithm looks at the whole model first (`Algorithm.surveys`): it is then in memory in
-    float32, with copies of the weights in its blocks, and the second moments of all their inputs.
+    float32, with copies of the weights in its blocks, and the second moments of all their inputs. `back` is how many
+    tokens are, in all threads, on their way back through a block at a time, if an algorithm asks for gradients: what
+    goes into each product is held for that, and what comes of it.
     """
     listed = list(plans)
-    operations, largest = 0.0, 0
+    operations, largest = 0.0, 0.0
+    runs = _RUNS + (_BACK if back else 0)
     survey = sum(4 * prod(info.shape) for info in source.tensors.values())
     for block in blocks:
         inside = [plan for plan in listed if block.holds(plan.layer.weight)]
         weights = sum(prod(plan.layer.shape) / (1 if len(plan.layer.shape) == 2 else 4) for plan in inside)
         moments = {plan.layer.shape[-1]: 4 * plan.layer.shape[-1] ** 2 * prod(plan.layer.shape[:-2]) for plan in inside}
-        operations += 2 * tokens * (_RUNS * weights + sum(moments.values()) / 8)
+        operations += 2 * tokens * (runs * weights + sum(moments.values()) / 8)
         size = sum(4 * prod(info.shape) for name, info in source.tensors.items() if block.holds(name))
-        largest = max(largest, _COPIES * size + sum(moments.values()))
+        held = 4 * back * sum(_products(plan.layer.shape) for plan in inside)
+        largest = max(largest, _COPIES * size + max(held, sum(moments.values())))
         survey += _SURVEY_COPIES * size + sum(moments.values())
     hidden = max((plan.layer.shape[-1] for plan in listed), default=0)
-    held = min(IN_MEMORY, _BOUNDARIES * 4 * tokens * hidden)
-    return Estimate(operations / _rate(), max(largest + held, survey if surveys else 0))
+    boundaries = min(IN_MEMORY, _BOUNDARIES * 4 * tokens * hidden)
+    return Estimate(operations / _rate(), int(max(largest + boundaries, survey if surveys else 0)))
+
+
+def _products(shape: tuple[int, ...]) -> float:
+    """Numbers that one token brings to a weight [..., N, K] and takes from it."""
+    return sum(shape[-2:]) * (prod(shape[:-2]) / 4 if len(shape) > 2 else 1)
 
 
 def _rate() -> float:

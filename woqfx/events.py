@@ -23,7 +23,7 @@ class RunStarted(Event):
     """A run began: `tensors` to go through, of which `resumed` were done by an earlier, killed run.
 
     `weights` counts the numbers to quantize, `resumed_weights` those of them that the earlier run did.
-    `output` is None if nothing is written.
+    `output` is None if nothing is written. `doing` is what a bar calls it: quantizing, converting, exporting.
     """
 
     source: str
@@ -32,6 +32,7 @@ class RunStarted(Event):
     resumed: int
     weights: int
     resumed_weights: int
+    doing: str = "quantizing"
 
 
 @dataclass(frozen=True)

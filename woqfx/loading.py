@@ -23,7 +23,7 @@ from woqfx.options import read_options
 from woqfx.places import Places
 from woqfx.planning import no_outliers
 from woqfx.plugins import registry
-from woqfx.skeleton import materialize, named_state
+from woqfx.skeleton import materialize, named_state, untie_head
 
 
 def open_checkpoint(path: Path) -> StoredModel:
@@ -66,6 +66,7 @@ def load_model(
     chosen = read_options(f"backend {backend.name}", backend.Options, options or {})
     check_support(stored, backend)
     model = build_from(stored) if skeleton is None else skeleton
+    untie_head(model, stored.config, (*stored.weights, *stored.kept))
     check_places(stored, model)
     if obstacles := backend.obstacles(model):
         raise PlanError([f"{stored.label}: backend {backend.name} cannot run it: {why}" for why in obstacles])

@@ -18,6 +18,7 @@ from woqfx.backend import Backend, Support
 from woqfx.blocks.composition import Composition, blamed, read_composition
 from woqfx.blocks.finding import BlockInfo, find_blocks
 from woqfx.calibration import CalibrationRequest, check_calibration
+from woqfx.calibration.data import BATCH_TOKENS
 from woqfx.compute import ComputeDType
 from woqfx.cpu import this_cpu
 from woqfx.errors import PlanError, SchemeError, WoqfxError
@@ -243,7 +244,7 @@ class _Planner:
         asked = self.request.calibration
         tokens = asked.samples * asked.seq_len if asked is not None else 0
         surveys = self.composition is not None and self.composition.surveys
-        data = estimate(self.source, blocks, plans, tokens, surveys=surveys)
+        data = estimate(self.source, blocks, plans, tokens, surveys=surveys, back=self.tokens_back())
         return Plan(
             source=self.source.label,
             request=self.request,
@@ -256,6 +257,14 @@ class _Planner:
             warnings=self.warnings(planned),
             blocks=blocks,
         )
+
+    def tokens_back(self) -> int:
+        """How many tokens are on their way back through a block at a time: a batch for each thread, or none."""
+        asked = self.request.calibration
+        if asked is None or self.composition is None or not self.composition.differentiates:
+            return 0
+        batch = max(1, BATCH_TOKENS // asked.seq_len) * asked.seq_len
+        return min(torch.get_num_threads() * batch, asked.samples * asked.seq_len)
 
     def plan_blocks(self, plans: Iterable[LayerPlan]) -> tuple[BlockInfo, ...]:
         """The blocks to go through, if the algorithm looks at data; what stands in the way of that is a problem."""

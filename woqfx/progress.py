@@ -101,7 +101,7 @@ class _Bar(_Display):
     def show(self, event: events.Event) -> None:
         if isinstance(event, events.RunStarted):
             self._bar.start()
-            what = "going on" if event.resumed else "quantizing"
+            what = f"{event.doing}, going on" if event.resumed else event.doing
             task = self._bar.add_task(
                 what,
                 total=event.weights,

@@ -22,17 +22,18 @@ def reporting(
     *,
     earlier: Collection[str],
     blocks: Sequence[str] = (),
+    doing: str = "quantizing",
 ) -> Iterator[Report]:
     """Report the start of a run, and how it ended. An error goes on after it is reported.
 
     `weights` counts the numbers in each quantized weight, `blocks` are the names of those that the run goes through,
-    and `earlier` names the tensors that a killed run has done.
+    and `earlier` names the tensors that a killed run has done. `doing` says what it is, in a word.
     """
     output = None if out is None else str(out)
     report = Report(weights, blocks, tensors, len(earlier))
     resumed = sum(weights.get(name, 0) for name in earlier)
     registry().emit(
-        events.RunStarted(report.run, source, output, tensors, len(earlier), sum(weights.values()), resumed)
+        events.RunStarted(report.run, source, output, tensors, len(earlier), sum(weights.values()), resumed, doing)
     )
     start = time.monotonic()
     try:

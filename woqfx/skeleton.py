@@ -12,7 +12,7 @@ from torch import nn
 from woqfx.errors import CheckpointError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -96,6 +96,40 @@ def tied_aliases(model: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     names = ((name, first.setdefault(id(tensor), name)) for name, tensor in named_state(model))
     return {name: canonical for name, canonical in names if name != canonical}
+
+
+def untie_head(model: Any, config: Mapping[str, Any] | None, held: Collection[str]) -> None:
+    """Give the output head a weight of its own where files hold one, and `config`, a parsed config.json, says so.
+
+    T5's classes tie the head whatever the config says; transformers unties it when it finds another in the files. `held`
+    are the names of the tensors that there are. A head that is not tied stays as it is.
+    """
+    if config is None or config.get("tie_word_embeddings") is not False or not has_tied_head(model):
+        return
+    head = model.get_output_embeddings()
+    shared = {name for name, tensor in named_state(model) if tensor is head.weight}
+    own = {f"{name}.weight" for name, module in model.named_modules() if module is head}
+    if own.isdisjoint(held) or (shared - own).isdisjoint(held):
+        return
+    head.weight = nn.Parameter(torch.empty_like(head.weight), requires_grad=head.weight.requires_grad)
+    ties = model.all_tied_weights_keys
+    model.all_tied_weights_keys = {alias: name for alias, name in ties.items() if alias not in own}
+
+
+def has_tied_head(model: Any) -> bool:
+    """Whether a model of transformers has an output head that is its input embedding."""
+    if not hasattr(model, "get_output_embeddings"):
+        return False
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def told_untied(model: Any) -> dict[str, bool]:
+    """What config.json must say of a head that has a weight of its own, whatever the model's config says."""
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    if not tied or model.get_output_embeddings() is None or has_tied_head(model):
+        return {}
+    return {"tie_word_embeddings": False}
 
 
 def _own_buffers(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -27,6 +27,7 @@ from woqfx.progress import Progress, showing
 from woqfx.qtensor import QTensor
 from woqfx.refitting import Refitted, fit_into
 from woqfx.reporting import reporting
+from woqfx.source.hub import resolve
 
 #: woqfx's own format among the names of the others.
 OWN = "woqfx"
@@ -67,12 +68,12 @@ def convert(
 ) -> Transcoding:
     """Write the quantized checkpoint `model` into the folder `out` in another format, a weight at a time.
 
-    `model` is a folder or file in any format that is read here, `to` one of `target_formats`: woqfx's own, by default.
+    `model` is a folder, a file or the Hub name of a model in any format that is read here, `to` one of `target_formats`: woqfx's own, by default.
     Codes and scales are carried over exactly. If the format cannot hold some weights, `PlanError` names them, the
     reason and what would fit, before anything is written; with `requantize` they are quantized again instead, and
     `losses` says how far each is from what it was. A killed call goes on when it is made again.
     """
-    stored = open_checkpoint(Path(model))
+    stored = open_checkpoint(resolve(model))
     with showing(progress):
         done = {
             one.name: one.loss for one in transcode(stored, Path(out), to, requantize=requantize, overwrite=overwrite)
@@ -110,7 +111,12 @@ def transcode(
     shards = output.shards(shard_bytes)
     writer = open_writer(out, shards, run, overwrite=overwrite, resumable=bool(fingerprint))
     counts = {name: prod(weight.shape) for name, weight in model.weights.items()}
-    with closing(writer), reporting(model.label, counts, out, len(output.items), earlier=writer.facts) as report:
+    doing = "converting" if to == OWN else "exporting"
+    tensors = len(output.items)
+    with (
+        closing(writer),
+        reporting(model.label, counts, out, tensors, earlier=writer.facts, doing=doing) as report,
+    ):
         yield from [Transcoded(item, facts["loss"]) for item, facts in writer.facts.items()]
         for item in [item for item in output.items if item not in writer.facts]:
             parts = output.parts(item)

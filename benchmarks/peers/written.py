@@ -67,5 +67,5 @@ def _fact(weight: Tensor) -> dict[str, Any]:
 
 
 def digest(weight: Tensor) -> str:
-    """SHA-256 of a weight's bytes, row by row, little-endian."""
-    return hashlib.sha256(weight.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    """SHA-256 of a weight's bytes, row by row, little-endian; -0 counts as 0, which a product with ones makes of it."""
+    return hashlib.sha256((weight + 0).contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -55,6 +55,11 @@ class Best(Algorithm):
         """See `woqfx.Algorithm.sequential`."""
         return self._rounder.sequential
 
+    @property
+    def differentiates(self) -> bool:
+        """See `woqfx.Algorithm.differentiates`."""
+        return True
+
     def transform(self, block: Block) -> Iterator[Fold]:
         """See `woqfx.Algorithm.transform`."""
         yield from self._rescaler.transform(block)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from woqfx import Format, ModelFiles, Obstacle, Output, Packed, PackedModel, StoredModel, StoredWeight
-from woqfx.errors import CheckpointError
+from woqfx.errors import CheckpointError, CheckpointWarning
 from woqfx_formats import compressed_tensors_writing
 from woqfx_formats.codecs import compressed_tensors_integers as integers
 from woqfx_formats.codecs import e2m1
 from woqfx_formats.codecs.compressed_tensors_integers import DTYPES, IntegerLayout, word_counts
-from woqfx_formats.compressed_tensors_config import Group, WeightArgs, group_of, read_groups
+from woqfx_formats.compressed_tensors_config import Group, WeightArgs, group_of, not_done, read_groups
 from woqfx_formats.modules import Module, modules_with
 from woqfx_formats.settings import SCALE_DTYPES
 
@@ -51,6 +51,13 @@ class CompressedTensors(Format):
                 f"{files.label}: config.json names compressed-tensors, but no tensor is packed; fetch the files again, "
                 "or remove quantization_config from config.json if the weights are dense"
             )
+        if left := not_done(groups, files.quantization):
+            warnings.warn(
+                f"{files.label}: its config also rounds {' and '.join(left)}; woqfx reads the weights and computes with "
+                "those numbers as they are, which is nearer to the model before it was quantized",
+                CheckpointWarning,
+                stacklevel=2,
+            )
         return PackedModel(files, packed, ignored=_of_activations(files))
 
     def obstacles(self, model: StoredModel) -> list[Obstacle]:
@@ -78,7 +85,7 @@ def _packed(module: Module, group: Group) -> Packed:
     ordered = "weight_g_idx" in module.parts
     if ordered:
         module.expect("weight_g_idx", (torch.int32, torch.int64), (shape[1],))
-    scheme = replace(layout.scheme, compute_dtype=_compute(group, layout))
+    scheme = replace(layout.scheme, compute_dtype="int8" if group.rounds_tokens else "fp32")
     stored = StoredWeight(scheme, shape, module.files.float_dtype, ordered=ordered)
     return Packed(stored, module.parts, partial(integers.decode, layout, scheme, shape))
 
@@ -130,14 +137,6 @@ def _check_zeros(module: Module, layout: IntegerLayout, shape: tuple[int, int]) 
         module.expect("weight_zero_point", (torch.int32,), found if found in wanted else min(wanted))
     else:
         module.expect("weight_zero_point", (torch.int8,), scales)
-
-
-def _compute(group: Group, layout: IntegerLayout) -> str:
-    """The arithmetic that a group asks for: int8 where inputs are rounded per token and weights per row."""
-    inputs: Mapping[str, Any] = group.inputs or {}
-    asked = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
-    rounds = all(inputs.get(key) == value for key, value in asked.items())
-    return "int8" if rounds and layout.group_size == -1 else "fp32"
 
 
 def _floats(module: Module, args: WeightArgs) -> Packed:

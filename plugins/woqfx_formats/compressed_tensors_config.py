@@ -55,11 +55,22 @@ class WeightArgs:
 
 @dataclass(frozen=True)
 class Group:
-    """Modules that are quantized alike. `inputs` is what the config says of activations, None for nothing."""
+    """Modules that are quantized alike. `inputs` and `outputs` are how the config rounds activations, None if not."""
 
     targets: tuple[str, ...]
     weights: WeightArgs
     inputs: Mapping[str, Any] | None
+    outputs: Mapping[str, Any] | None
+
+    @property
+    def rounds_tokens(self) -> bool:
+        """Whether inputs are rounded to 8-bit integers, each token by its own scale: woqfx's compute dtype int8.
+
+        That rounds by groups, which are whole rows where weights have a scale per row.
+        """
+        asked = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+        inputs = self.inputs or {}
+        return self.weights.group_size == -1 and all(inputs.get(key) == value for key, value in asked.items())
 
 
 def read_groups(quantization: Mapping[str, Any], label: str) -> tuple[Group, ...]:
@@ -82,10 +93,26 @@ def _group(found: Any, where: str) -> Group:
     targets = found.get("targets")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise CheckpointError(f"{where}: its targets are not a list of names")
-    inputs = found.get("input_activations")
-    if inputs is not None and not isinstance(inputs, dict):
-        raise CheckpointError(f"{where}: its input_activations are not an object")
-    return Group(tuple(targets), WeightArgs.parse(found.get("weights"), where), inputs)
+    rounded = [found.get(key) for key in ("input_activations", "output_activations")]
+    if not all(one is None or isinstance(one, dict) for one in rounded):
+        raise CheckpointError(f"{where}: its input_activations or output_activations are not an object")
+    return Group(tuple(targets), WeightArgs.parse(found.get("weights"), where), rounded[0], rounded[1])
+
+
+def not_done(groups: Sequence[Group], quantization: Mapping[str, Any]) -> list[str]:
+    """What a config asks to be rounded beside weights, where woqfx computes with the numbers as they are."""
+    found = [f"inputs of layers to {_described(one.inputs)}" for one in groups if one.inputs and not one.rounds_tokens]
+    found += [f"outputs of layers to {_described(one.outputs)}" for one in groups if one.outputs]
+    cache = quantization.get("kv_cache_scheme")
+    if isinstance(cache, dict):
+        found.append(f"keys and values to {_described(cache)} (kv_cache_scheme)")
+    return list(dict.fromkeys(found))
+
+
+def _described(activations: Mapping[str, Any]) -> str:
+    kind = {"int": "integers", "float": "floats"}.get(str(activations.get("type", "int")), "numbers")
+    when = {False: "static", True: "dynamic", "local": "local"}.get(activations.get("dynamic", False), "other")
+    return f"{activations.get('num_bits', 8)!s:.9}-bit {kind} ({activations.get('strategy') or 'tensor'!s:.40}, {when})"
 
 
 def group_of(module: str, groups: Sequence[Group], label: str) -> Group:

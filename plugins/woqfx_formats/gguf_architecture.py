@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import gguf
 from torch import Tensor
@@ -58,7 +60,7 @@ class Architecture:
     @classmethod
     def of(cls, model: StoredModel) -> Architecture:
         """Raises `CheckpointError` for families that are not written, and for models that GGUF has no words for."""
-        found = (model.config or {}).get("model_type")
+        found = str((model.config or {}).get("model_type"))
         if found not in FAMILIES:
             raise CheckpointError(
                 f"{model.label}: GGUF is written for {', '.join(FAMILIES)}, not for {found!r:.80}; convert "
@@ -68,7 +70,7 @@ class Architecture:
         wrong = [what for what, holds in family.assumed.items() if not holds(decoder)]
         if decoder.activation not in family.activations:
             wrong.append(f"the activation is {' or '.join(family.activations)}, not {decoder.activation}")
-        if decoder.rope_type not in family.rotary and family.rotary:
+        if decoder.rope_type not in family.rotary:
             kinds = " or ".join(family.rotary)
             wrong.append(f"rotary embeddings are of type {kinds}, not {decoder.rope_type}")
         if wrong:
@@ -90,7 +92,12 @@ class Architecture:
 
     def describe(self, writer: gguf.GGUFWriter) -> None:
         """Add the settings to the metadata."""
-        kinds = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string}
+        kinds: dict[type, Callable[[str, Any], None]] = {
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            bool: writer.add_bool,
+            str: writer.add_string,
+        }
         for key, setting in {**self.family.settings, **ROTARY[self.decoder.rope_type]}.items():
             value = setting(self.decoder)
             kinds[type(value)](f"{self.name}.{key}", value)

@@ -76,8 +76,13 @@ class Decoder:
     @property
     def rope(self) -> Mapping[str, Any]:
         """The rotary embeddings' parameters; those of full attention, where a model has several."""
+        return self.rope_of("full_attention")
+
+    def rope_of(self, kind: str) -> Mapping[str, Any]:
+        """The rotary embeddings' parameters in layers of one kind of attention."""
         found: Mapping[str, Any] = self.get("rope_parameters") or {}
-        return found.get("full_attention", found)
+        shared: Mapping[str, Any] = found.get(kind, found)
+        return shared
 
     @property
     def rope_type(self) -> str:

@@ -71,7 +71,7 @@ def _alternates(period: int) -> Callable[[Decoder], bool]:
 
     def holds(decoder: Decoder) -> bool:
         kinds = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(decoder.layers)]
-        return decoder.get("layer_types") == kinds
+        return bool(decoder.get("layer_types") == kinds)
 
     return holds
 
@@ -164,7 +164,11 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma3_text": Family(
         "gemma3",
-        {**_LLAMA, **_WINDOW, "rope.freq_base_swa": lambda d: d.get("rope_parameters")["sliding_attention"]["rope_theta"]},
+        {
+            **_LLAMA,
+            **_WINDOW,
+            "rope.freq_base_swa": lambda d: float(d.rope_of("sliding_attention")["rope_theta"]),
+        },
         activations=_GEMMA,
         shifted_norms=True,
         assumed={

@@ -1,4 +1,4 @@
-"""From a `tokenizer.json` to the metadata that llama.cpp reads: byte-level BPE, as GPT-2 and its followers have it."""
+"""From a `tokenizer.json` to the metadata that llama.cpp reads: byte-level BPE, and sentencepiece's."""
 
 from __future__ import annotations
 
@@ -11,19 +11,12 @@ from typing import Any
 import gguf
 
 from woqfx.errors import CheckpointError
+from woqfx_formats import gguf_sentencepiece as sentencepiece
 
 TOKENIZER = "tokenizer.json"
 #: What of a model's files the gguf package takes special tokens and the chat template from.
 _READ = (TOKENIZER, "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "config.json")
-
-# llama.cpp knows the ways to cut text by names; here are the patterns of those that models of these families have.
-_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_PATTERNS = {
-    rf"{_ENDINGS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe",
-    rf"{_ENDINGS}|{_WORDS}|\p{{N}}|{_REST}": "qwen2",
-}
+_SLOW = ("tokenizer.model", "vocab.json", "tekken.json")
 
 
 def describe_tokenizer(writer: gguf.GGUFWriter, files: Mapping[str, bytes], vocabulary: int, label: str) -> None:
@@ -33,26 +26,72 @@ def describe_tokenizer(writer: gguf.GGUFWriter, files: Mapping[str, bytes], voca
     written.
     """
     if TOKENIZER not in files:
+        if others := [name for name in _SLOW if name in files]:
+            raise CheckpointError(
+                f"{label} has {others[0]} and no {TOKENIZER}, which GGUF's tokenizer is made from; "
+                "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
+            )
         writer.add_tokenizer_model("no_vocab")
         return
     try:
         tokenizer = json.loads(files[TOKENIZER])
-        tokens, kinds = _tokens(tokenizer, vocabulary)
-        cut = _cutting(tokenizer)
-        begins = _begins_with_special(tokenizer)
+        if sentencepiece.is_sentencepiece(tokenizer):
+            _describe_sentencepiece(writer, tokenizer, vocabulary)
+        else:
+            _describe_byte_level(writer, tokenizer, vocabulary)
+        writer.add_add_bos_token(_begins_with_special(tokenizer))
+        _add_special(writer, files, merges=not sentencepiece.is_sentencepiece(tokenizer))
+    except _UnnamedError as error:
+        raise CheckpointError(f"{label}: {TOKENIZER} {error}; {_REMEDY}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{label}: {TOKENIZER} cannot be understood: {error}") from error
+
+
+_REMEDY = (
+    "GGUF has names for byte-level BPE as in GPT-2, SmolLM, Llama 3, Qwen and Tekken, and for sentencepiece's BPE: "
+    f"take {TOKENIZER} out of the folder to write a file without a tokenizer"
+)
+
+
+class _UnnamedError(Exception):
+    """A way to cut text that GGUF has no name for."""
+
+
+def _describe_byte_level(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], vocabulary: int) -> None:
+    cut = _cutting(tokenizer)
     if not cut:
-        raise CheckpointError(
-            f"{label}: {TOKENIZER} cuts text in a way that has no name in GGUF (written is byte-level BPE as in GPT-2, "
-            "SmolLM, Llama 3 and Qwen 2); convert the original model with llama.cpp"
-        )
+        raise _UnnamedError("cuts text in a way that has no name in GGUF")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(cut)
+    tokens, kinds = _tokens(tokenizer, vocabulary)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    writer.add_add_bos_token(begins)
-    _add_special(writer, files)
+
+
+def _describe_sentencepiece(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], vocabulary: int) -> None:
+    steps = _steps(tokenizer.get("normalizer"), "normalizers") + _steps(tokenizer.get("pre_tokenizer"), "pretokenizers")
+    prefix = sentencepiece.prefixes_space(steps)
+    if prefix is None:
+        raise _UnnamedError("changes or cuts text otherwise than sentencepiece's BPE does in GGUF")
+    try:
+        scores = sentencepiece.scores(tokenizer)
+    except sentencepiece.OddMergesError as error:
+        raise _UnnamedError(f"is no vocabulary of sentencepiece: {error}") from error
+    tokens, kinds = _tokens(tokenizer, vocabulary)
+    numbers = {token: number for number, token in enumerate(tokens)}
+    for token, kind in sentencepiece.kinds(tokenizer).items():
+        kinds[numbers[token]] = int(kind)
+    # llama.cpp looks for these in texts whose spaces are not marked yet.
+    spelled = [
+        token.replace(sentencepiece.SPACE, " ") if kind == gguf.TokenType.USER_DEFINED else token
+        for token, kind in zip(tokens, kinds, strict=True)
+    ]
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(spelled)
+    writer.add_token_scores([scores.get(token, 0.0) for token in tokens])
+    writer.add_token_types(kinds)
+    writer.add_add_space_prefix(prefix)
 
 
 def _tokens(tokenizer: dict[str, Any], vocabulary: int) -> tuple[list[str], list[int]]:
@@ -76,9 +115,9 @@ def _entries(tokenizer: dict[str, Any]) -> Iterator[tuple[str, int, gguf.TokenTy
 
 def _cutting(tokenizer: dict[str, Any]) -> str:
     """What GGUF calls the way in which text is cut before byte-level BPE; empty if it has no name for it."""
-    if tokenizer["model"].get("type") != "BPE" or tokenizer["model"].get("byte_fallback"):
+    if tokenizer["model"].get("type") != "BPE":
         return ""
-    steps = _steps(tokenizer.get("pre_tokenizer"))
+    steps = _steps(tokenizer.get("pre_tokenizer"), "pretokenizers")
     kinds = [step["type"] for step in steps]
     if not kinds or kinds[-1] != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return ""
@@ -87,14 +126,21 @@ def _cutting(tokenizer: dict[str, Any]) -> str:
     if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits"):
         return "smollm"
     if kinds == ["Split", "ByteLevel"]:
-        return _PATTERNS.get(steps[0]["pattern"].get("Regex", ""), "")
+        return _named(steps[0]["pattern"].get("Regex", ""))
     return ""
 
 
-def _steps(found: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _named(pattern: str) -> str:
+    """llama.cpp's name for cutting text by a regular expression: it knows those of some families."""
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    return next((name for name, known in GGUF_PRE_TOKENIZER_SPLITS.items() if known == pattern), "")
+
+
+def _steps(found: dict[str, Any] | None, parts: str) -> list[dict[str, Any]]:
     if found is None:
         return []
-    steps: list[dict[str, Any]] = found["pretokenizers"] if found["type"] == "Sequence" else [found]
+    steps: list[dict[str, Any]] = found[parts] if found["type"] == "Sequence" else [found]
     return steps
 
 
@@ -105,12 +151,12 @@ def _begins_with_special(tokenizer: dict[str, Any]) -> bool:
     return any("SpecialToken" in step for one in processors for step in one.get("single", [])[:1])
 
 
-def _add_special(writer: gguf.GGUFWriter, files: Mapping[str, bytes]) -> None:
+def _add_special(writer: gguf.GGUFWriter, files: Mapping[str, bytes], *, merges: bool) -> None:
     """Merges, special tokens and chat template, as the gguf package reads them."""
     with tempfile.TemporaryDirectory() as folder:
         for name in _READ:
             if name in files:
                 Path(folder, name).write_bytes(files[name])
-        special = gguf.SpecialVocab(folder, load_merges=True)
+        special = gguf.SpecialVocab(folder, load_merges=merges)
     special.add_special_token.pop("bos", None)
     special.add_to_gguf(writer, quiet=True)

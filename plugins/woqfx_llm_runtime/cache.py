@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,6 +32,22 @@ class RuntimeCache(Cache):
         if not self.slots:
             self.slots += [self._engine.create() for _ in range(rows)]
             self.mask = torch.zeros(rows, 0, dtype=torch.bool)
+
+    def begin_with(self, sources: Sequence[Tensor]) -> None:
+        """Slots for rows with these sources, int64 [n] each. What is made of one that comes again is shared."""
+        keys = [tuple(source.tolist()) for source in sources]
+        distinct = dict(zip(keys, sources, strict=True))
+        first = {key: self._engine.create() for key in distinct}
+        made = list(first.values())
+        try:
+            self._engine.encode(made, [len(key) for key in distinct], torch.cat(list(distinct.values())))
+        except BaseException:
+            _free(self._engine, made)
+            raise
+        for key in keys:
+            slot = first[key]
+            self.slots.append(self._engine.copy(slot, 0) if slot in self.slots else slot)
+        self.mask = torch.zeros(len(sources), 0, dtype=torch.bool)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """How many columns were seen, padding included."""

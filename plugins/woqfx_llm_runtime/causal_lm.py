@@ -18,7 +18,7 @@ from woqfx_llm_runtime.requests.errors import ContextError, RequestError
 from woqfx_llm_runtime.requests.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from woqfx_llm_runtime._core import Engine
     from woqfx_llm_runtime.requests.scheduler import Scheduler
@@ -86,12 +86,13 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         and its logits are 0. Positions count a row's tokens; `position_ids` must agree. `logits_to_keep` gives those of
         the last columns alone, or of the columns that a tensor names.
         """
-        _refuse(inputs_embeds=inputs_embeds, labels=labels, **others)
+        refuse(inputs_embeds=inputs_embeds, labels=labels, **others)
         if input_ids is None or input_ids.dim() != 2:
             raise RequestError("the runtime takes input_ids [rows, tokens]: pass tokens, not embeddings")
-        cache = _check_cache(past_key_values, len(input_ids), self.engine)
+        cache = own_cache(past_key_values, self.engine)
+        cache.begin(len(input_ids))
         keep = bool(self.config.use_cache if use_cache is None else use_cache) or past_key_values is not None
-        mask = _own_mask(attention_mask, input_ids, cache.mask)
+        mask = own_mask(attention_mask, input_ids, cache)
         self._check_positions(position_ids, mask, cache)
         logits = self._compute(input_ids, mask, cache, logits_to_keep)
         output = CausalLMOutputWithPast(logits=logits, past_key_values=cache if keep else None)
@@ -107,13 +108,9 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         rows = [row for row, count in enumerate(counts) if count]
         found = torch.empty(sum(wanted), self.engine.vocab_size)
         if rows:
-            self._forward_making_room(
-                [cache.slots[row] for row in rows],
-                [counts[row] for row in rows],
-                [wanted[row] for row in rows],
-                input_ids[mask],
-                found,
-            )
+            slots, given = [cache.slots[row] for row in rows], [counts[row] for row in rows]
+            asked, tokens = [wanted[row] for row in rows], input_ids[mask].to(torch.int64).contiguous()
+            self._making_room(lambda: self.engine.forward(slots, given, asked, tokens, found))
         cache.mask = torch.cat([cache.mask, mask], dim=1)
         if bool(shown.all()):
             logits = found.view(*shown.shape, -1)
@@ -122,12 +119,10 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
             logits[shown] = found
         return logits[:, logits_to_keep] if isinstance(logits_to_keep, Tensor) else logits
 
-    def _forward_making_room(
-        self, slots: list[int], counts: list[int], wanted: list[int], tokens: Tensor, logits: Tensor
-    ) -> None:
+    def _making_room(self, compute: Callable[[], None]) -> None:
         while True:
             try:
-                return self.engine.forward(slots, counts, wanted, tokens.to(torch.int64).contiguous(), logits)
+                return compute()
             except self._scheduler.out_of_memory:
                 if not self._scheduler.slots.make_room():
                     raise
@@ -191,6 +186,7 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         generator: torch.Generator | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
+        sources: Sequence[Tensor] | None = None,
         **others: Any,
     ) -> Request | None:
         """The request that `generate` has prepared; None if the scheduler cannot run it as transformers' loop would."""
@@ -210,7 +206,7 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
             or int(padding.max()) == mask.shape[1]
         ):
             return None
-        _check_tokens(input_ids, self.engine.vocab_size)
+        check_tokens(input_ids, self.engine.vocab_size)
         guess = None
         if lookup is not None:
             longest = config.max_matching_ngram_size or 2
@@ -218,6 +214,7 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         return Request(
             input_ids,
             padding.tolist(),
+            sources=sources,
             most=config.max_length,
             pad=0 if config._pad_token_tensor is None else int(config._pad_token_tensor),
             choose=Choose(logits_processor, sample=config.do_sample, generator=generator),
@@ -270,27 +267,29 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         """Weights are the engine's, packed: there is nothing for a state dict."""
 
 
-def _refuse(**arguments: Any) -> None:
+def refuse(**arguments: Any) -> None:
+    """Raise `RequestError` for an argument that says anything."""
     for name, value in arguments.items():
         if value is not None and value is not False:
             raise RequestError(f"{name}: the runtime computes logits of tokens alone; use backend torch_cpu")
 
 
-def _check_cache(given: Any, rows: int, engine: Engine) -> RuntimeCache:
+def own_cache(given: Any, engine: Engine) -> RuntimeCache:
+    """What a forward has returned, or a new one. Raises `RequestError`."""
     if given is None:
-        given = RuntimeCache(engine)
+        return RuntimeCache(engine)
     if not isinstance(given, RuntimeCache):
         raise RequestError(
             f"past_key_values is a {type(given).__name__}: pass what this model's forward has returned, or nothing"
         )
-    given.begin(rows)
-    if len(given.slots) != rows:
-        raise RequestError(f"past_key_values are of {len(given.slots)} rows, input_ids of {rows}")
     return given
 
 
-def _own_mask(given: Tensor | None, input_ids: Tensor, seen: Tensor) -> Tensor:
-    """Which of `input_ids` are tokens, bool [B, T]."""
+def own_mask(given: Tensor | None, input_ids: Tensor, cache: RuntimeCache) -> Tensor:
+    """Which of `input_ids` are tokens, bool [B, T], for the rows of a cache. Raises `RequestError`."""
+    seen = cache.mask
+    if len(cache.slots) != len(input_ids):
+        raise RequestError(f"past_key_values are of {len(cache.slots)} rows, input_ids of {len(input_ids)}")
     if given is None:
         return torch.ones_like(input_ids, dtype=torch.bool)
     columns = input_ids.shape[1]
@@ -302,7 +301,8 @@ def _own_mask(given: Tensor | None, input_ids: Tensor, seen: Tensor) -> Tensor:
     return given[:, -columns:].bool()
 
 
-def _check_tokens(input_ids: Tensor, vocab_size: int) -> None:
+def check_tokens(input_ids: Tensor, vocab_size: int) -> None:
+    """Raise `RequestError` for a token that is none of the vocabulary's."""
     if input_ids.numel() and (int(input_ids.min()) < 0 or int(input_ids.max()) >= vocab_size):
         odd = input_ids[(input_ids < 0) | (input_ids >= vocab_size)][0]
         raise RequestError(f"token {int(odd)} is not in the vocabulary of {vocab_size}: is the tokenizer the model's?")

@@ -13,6 +13,7 @@ from woqfx_llm_runtime import _core
 from woqfx_llm_runtime.causal_lm import RuntimeModel
 from woqfx_llm_runtime.lowering import EngineOptions, build
 from woqfx_llm_runtime.requests.scheduler import Scheduler
+from woqfx_llm_runtime.seq2seq import RuntimeSeq2Seq
 
 if TYPE_CHECKING:
     from woqfx_llm_runtime.description import Description
@@ -38,7 +39,8 @@ def load(
         cancelled=_core.Cancelled,
     )
     config: Any = skeleton.config
-    model = RuntimeModel(config, scheduler, summary(engine, description, options))
+    kind = RuntimeModel if description.encoder is None else RuntimeSeq2Seq
+    model = kind(config, scheduler, summary(engine, description, options))
     if verify:
         check(model, stored, skeleton)
     return model
@@ -46,8 +48,9 @@ def load(
 
 def summary(engine: _core.Engine, description: Description, options: EngineOptions) -> str:
     """What `print(model)` says."""
+    encoder = "" if description.encoder is None else f"{len(description.encoder.layers)} layers of an encoder and "
     return (
-        f"{len(description.layers)} layers, {engine.weight_bytes / 1e6:.0f} MB of weights, keys and values in "
+        f"{encoder}{len(description.layers)} layers, {engine.weight_bytes / 1e6:.0f} MB of weights, keys and values in "
         f"{options.kv}, context {engine.context}, {_core.available_isa()}"
     )
 
@@ -57,8 +60,9 @@ def check(model: RuntimeModel, stored: StoredModel, skeleton: nn.Module) -> None
     twin: Any = assemble(stored, registry().backend("torch_cpu"), copy.deepcopy(skeleton)).float()
     count = min(_VERIFIED_TOKENS, model.engine.context)
     tokens = (torch.arange(1, count + 1) * 7919 % model.engine.vocab_size)[None]
+    given = {"input_ids": tokens} | ({"decoder_input_ids": tokens} if isinstance(model, RuntimeSeq2Seq) else {})
     with torch.no_grad():
-        ours, theirs = (torch.log_softmax(one(input_ids=tokens).logits.double(), -1) for one in (model, twin))
+        ours, theirs = (torch.log_softmax(one(**given).logits.double(), -1) for one in (model, twin))
     divergence = float((theirs.exp() * (theirs - ours)).sum(-1).mean())
     if not divergence <= MOST_DIVERGENCE:
         raise WoqfxError(

@@ -86,11 +86,9 @@ class _Lowering:
         made.ropes, made.biases = [_rope(rope) for rope in self.ropes], [self.bias(bias) for bias in self.biases]
         made.layers = self.layers(d.layers)
         if d.encoder is not None:
-            made.encoder = _core.Encoder()
-            made.encoder.layers, made.encoder.final_norm = (
-                self.layers(d.encoder.layers),
-                self.norm(d.encoder.final_norm),
-            )
+            encoder = _core.Encoder()
+            encoder.layers, encoder.final_norm = self.layers(d.encoder.layers), self.norm(d.encoder.final_norm)
+            made.encoder = encoder
         in_eight_bits = HeadInEightBits(self._usual_compute()) if options.head == "int8" else None
         made.head = self.tensors.projection([d.head], in_eight_bits)
         made.logit_scale, made.logit_softcap = d.logit_scale, d.logit_softcap or 0.0

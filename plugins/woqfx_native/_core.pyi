@@ -47,6 +47,9 @@ class PackedWeight:
     @property
     def k(self) -> int: ...
 
+def weight_memory(size: int) -> object:
+    """So many bytes without a value, for `torch.from_dlpack`: in huge pages where there are any."""
+
 def pack(
     codes: Tensor,
     scales: Tensor,

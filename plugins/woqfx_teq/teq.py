@@ -44,6 +44,11 @@ class TEQ(Algorithm):
     needs_data = True
 
     @property
+    def differentiates(self) -> bool:
+        """See `woqfx.Algorithm.differentiates`."""
+        return True
+
+    @property
     def surveys(self) -> bool:
         """See `woqfx.Algorithm.surveys`."""
         return bool(self.options.objective == "lm")

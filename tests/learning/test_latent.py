@@ -7,6 +7,7 @@ import torch
 
 from woqfx import Layer, QTensor, Scheme, Statistics, quantize_nearest, registry
 from woqfx.learning.latent import Latent
+from woqfx.learning.scaled import Scaled
 from woqfx_gptq.gptq import GPTQ, GPTQOptions
 
 GRIDS = [("int4_clip", True), ("int4_clip", False), ("int4_fullrange", True), ("nf4", True), ("fp4_e2m1", True)]
@@ -50,9 +51,22 @@ def test_gradients(name, symmetric):
     """Of the scales' gains as autograd finds it; of the numbers that are rounded, as if they were not rounded."""
     weight, q = rounded(name, symmetric)
     latent, slope = Latent(weight, q), draw(6, 40, seed=3)
-    of_steps, of_gain = latent.backward(slope)
+    found = latent.backward(slope)
     gain = latent.gain.clone().requires_grad_()
     spread = q.params().scale.repeat_interleave(16, 1)[:, :40]
     (latent.rounded() * spread * gain.repeat_interleave(16, 1)[:, :40] * slope).sum().backward()
-    assert torch.allclose(of_gain, gain.grad, rtol=1e-4, atol=1e-5)
-    assert torch.allclose(of_steps, slope * spread)
+    assert torch.allclose(found["gain"], gain.grad, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(found["steps"], slope * spread)
+
+
+@pytest.mark.parametrize(("name", "symmetric"), GRIDS, ids=IDS)
+@pytest.mark.parametrize("ordered", [False, True], ids=["in-order", "ordered"])
+def test_scales_alone(name, symmetric, ordered):
+    """Codes stay whatever the gains; the gradient is that of a latent weight."""
+    weight, q = rounded(name, symmetric, ordered=ordered)
+    scaled, latent, slope = Scaled(q), Latent(weight, q), draw(6, 40, seed=3)
+    assert torch.equal(scaled.weight(), q.dequantize())
+    assert torch.equal(scaled.backward(slope)["gain"], latent.backward(slope)["gain"])
+    scaled.gain.mul_(1.5)
+    assert torch.equal(scaled.qtensor().unpacked(), q.unpacked())
+    assert torch.allclose(scaled.qtensor().dequantize(), 1.5 * q.dequantize(), rtol=1e-3)

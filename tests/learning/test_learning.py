@@ -82,8 +82,7 @@ def test_only_the_calls_that_are_given_are_looked_at(block):
 
 
 def test_each_step_is_reported(block):
-    told: list[tuple[int, float]] = []
+    told: list[int] = []
     learning = Learning(block, to_nearest(block), squares(block), Rates(0.0, 0.01, 0.0))
-    learning.run([0], steps=3, batch=1, report=lambda *step: told.append(step))
-    assert [number for number, _ in told] == [1, 2, 3]
-    assert told[0][1] == pytest.approx(float(squares(block)(0, {n: q.dequantize() for n, q in to_nearest(block).items()})))
+    learning.run([0], steps=3, batch=1, report=told.append)
+    assert told == [1, 2, 3]

@@ -63,5 +63,8 @@ def test_the_harness_scores_the_server_as_the_model_itself(address, served_folde
         woqfx.load(served_folder), AutoTokenizer.from_pretrained(served_folder), ["colours"], folder=tmp_path
     )
     asked = {"base_url": f"{address}/v1/completions", "model": "tiny", "tokenizer": str(served_folder)}
-    found = lm_eval.simple_evaluate("local-completions", model_args=asked, tasks=[task], bootstrap_iters=0)
+    manager = lm_eval.tasks.TaskManager(include_defaults=False)  # the task is described here
+    found = lm_eval.simple_evaluate(
+        "local-completions", model_args=asked, tasks=[task], task_manager=manager, bootstrap_iters=0
+    )
     assert found["results"]["colours"]["acc,none"] == pytest.approx(wanted.value)

@@ -37,6 +37,12 @@ def test_a_path_that_exists_is_itself(tmp_path: Path, calls: list[Any], monkeypa
     assert calls == []
 
 
+def test_a_gguf_file_that_is_not_there_is_not_looked_for_on_the_hub(calls: list[Any]) -> None:
+    with pytest.raises(SourceError, match=r"there is no file 'models/small\.gguf'"):
+        resolve("models/small.gguf")
+    assert calls == []
+
+
 @pytest.mark.parametrize(
     ("name", "repository", "revision"),
     [

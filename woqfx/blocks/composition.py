@@ -52,6 +52,12 @@ class Composition:
         return any(part.surveys for part in self.parts)
 
     @property
+    def differentiates(self) -> bool:
+        """Whether any part asks for gradients of a block."""
+        weighs = self.rounds_with_data and self.rounder.weighs_tokens
+        return weighs or any(part.differentiates for part in self.parts)
+
+    @property
     def needs_data(self) -> bool:
         """Whether any part looks at calibration data."""
         return any(part.needs_data for part in self.parts)

@@ -56,7 +56,7 @@ def whole_model(source: Source, plan: Plan, batches: Sequence[Tensor], workers: 
     Names are the model's own behind `model.`; each feed is named as in its block, behind the block's name. The last of
     the batches is the short one on which structure is looked at.
     """
-    model = _loaded(source)
+    model = load_float(source)
     parameters, layers, transposed = {}, {}, set()
     planned = {entry.layer.weight: entry for entry in plan.layers}
     for name, parameter in model.named_parameters():
@@ -83,7 +83,7 @@ def whole_model(source: Source, plan: Plan, batches: Sequence[Tensor], workers: 
     )
 
 
-def _loaded(source: Source) -> nn.Module:
+def load_float(source: Source) -> nn.Module:
     """The source's model in float32. Tensors that are tied stay so."""
     model = hollow_copy(source)
     read: dict[str, Any] = {}

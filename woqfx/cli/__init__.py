@@ -14,6 +14,7 @@ from woqfx.cli.failures import reported
 #: Each command's module, in the order in which help lists them.
 _COMMANDS = {
     "quantize": "quantize",
+    "tune": "tune",
     "plan": "plan",
     "inspect": "inspect",
     "report": "report",

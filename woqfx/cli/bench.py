@@ -14,6 +14,7 @@ import click
 
 from woqfx.cli import bench_model, text
 from woqfx.cli.failures import warn
+from woqfx.cli.running import RunCommand, Running
 
 if TYPE_CHECKING:
     from woqfx.backend import Backend
@@ -30,6 +31,7 @@ def _shape(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
 
 @click.command(
     "bench",
+    cls=RunCommand,
     short_help="Measure how fast layers run here, and how fast they could, or a whole model.",
     epilog="""\b
 Examples:
@@ -85,7 +87,6 @@ layers do. Nothing else should run meanwhile: a browser is enough to spoil it.
     metavar="NxK",
     help="The weight: out_features x in_features.",
 )
-@click.option("--backend", default="torch_cpu", show_default=True, metavar="NAME", help="What runs the layers.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="T", help="How many threads.  [default: PyTorch's]")
 @click.option(
     "--seconds",
@@ -106,7 +107,9 @@ layers do. Nothing else should run meanwhile: a browser is enough to spoil it.
     "--against", metavar="GGUF", help="Of a model: let llama.cpp take turns with it (needs llama-cpp-python)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
-def command(folder: str | None, prompt: int, new: int, against: str | None, as_json: bool, **options: Any) -> None:
+def command(
+    folder: str | None, backend: Running, prompt: int, new: int, against: str | None, as_json: bool, **options: Any
+) -> None:
     """Measure linear layers with random weights: every dtype in every compute dtype, from one row to many.
 
     With FOLDER, measure the model in that checkpoint instead: how fast it reads a prompt, and generates.
@@ -116,9 +119,11 @@ def command(folder: str | None, prompt: int, new: int, against: str | None, as_j
     --group-size and --rows can be given several times.
     """
     if folder is not None:
-        bench_model.show(folder, options["backend"], options["threads"], prompt, new, against, as_json=as_json)
+        bench_model.show(folder, backend, options["threads"], prompt, new, against, as_json=as_json)
         return
-    report = _measure(**options)
+    if backend.options:
+        raise click.UsageError("--backend-option is about a whole model: give its FOLDER")
+    report = _measure(backend=backend.name, **options)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=1))
     else:

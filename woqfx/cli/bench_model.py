@@ -10,6 +10,7 @@ import click
 
 from woqfx.cli import text
 from woqfx.cli.models import load_quantized
+from woqfx.cli.running import Running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def show(
-    folder: str, backend: str, threads: int | None, prompt: int, new: int, against: str | None, *, as_json: bool
+    folder: str, backend: Running, threads: int | None, prompt: int, new: int, against: str | None, *, as_json: bool
 ) -> None:
     """Measure the checkpoint in `folder`, in turn with the GGUF file `against`, and print what came out."""
     import torch
@@ -29,7 +30,7 @@ def show(
     threads = threads or torch.get_num_threads()
     with bench.threads(threads):
         own = ModelReader(load_quantized(folder, backend))
-        readers: dict[str, Reader] = {f"woqfx {backend}": own}
+        readers: dict[str, Reader] = {f"woqfx {backend.name}": own}
         if against is not None:
             readers["llama.cpp"] = LlamaCppReader(Path(against), prompt + new + 8, threads)
         found = take_turns(readers, prompt, new, own.vocab_size)

@@ -11,6 +11,7 @@ import click
 
 from woqfx.cli import text
 from woqfx.cli.models import load_quantized, load_tokenizer
+from woqfx.cli.running import RunCommand, Running
 from woqfx.errors import SettingsError, SourceError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _HELP = "Ctrl-C stops an answer, Ctrl-D ends the chat; /new begins a new one."
 
 @click.command(
     "chat",
+    cls=RunCommand,
     short_help="Talk to a quantized model in the terminal.",
     epilog="""\b
 Examples:
@@ -46,9 +48,8 @@ Lines may also come from a pipe: each is a message.
     help="0 always takes the likeliest token; above, tokens are drawn by their probability.",
 )
 @click.option("--seed", metavar="N", type=int, help="With --temperature: same seed, same answers.")
-@click.option("--backend", default="torch_cpu", show_default=True, metavar="NAME", help="What runs the model.")
 def command(
-    folder: str, system: str | None, max_new_tokens: int, temperature: float, seed: int | None, backend: str
+    folder: str, system: str | None, max_new_tokens: int, temperature: float, seed: int | None, backend: Running
 ) -> None:
     """Talk to the quantized model in FOLDER, in its own chat template; it remembers what was said."""
     from woqfx.generating import Settings, TextGenerator

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from woqfx.cli import text
 from woqfx.cli.models import load_any, load_tokenizer
+from woqfx.cli.running import RunCommand, Running
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,7 @@ _CHARACTERS = 32  # read per token wanted; tokens are shorter in every common sc
 
 @click.command(
     "eval",
+    cls=RunCommand,
     short_help="Measure perplexity, the distance to the original, or scores at tasks.",
     epilog="""\b
 Examples:
@@ -55,7 +57,6 @@ Examples:
     metavar="N",
     help="The text is cut into windows of N tokens; each token is predicted from those before it in its window.",
 )
-@click.option("--backend", default="torch_cpu", show_default=True, metavar="NAME", help="What runs a checkpoint.")
 @click.option("--json", "as_json", is_flag=True, help="The numbers as one JSON object.")
 @click.option(
     "--tasks",
@@ -82,7 +83,7 @@ def command(
     file: Path | None,
     tokens: int,
     context: int,
-    backend: str,
+    backend: Running,
     as_json: bool,
     tasks: str | None,
     **task_options: Any,

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from woqfx.errors import CalibrationError, PlanError, SchemeError, UnknownNameError, WoqfxError
+from woqfx.errors import CalibrationError, CheckpointWarning, PlanError, SchemeError, UnknownNameError, WoqfxError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _REFUSALS = (CalibrationError, PlanError, SchemeError, UnknownNameError)
@@ -62,7 +62,7 @@ def _show_warning(
 ) -> None:
     from woqfx.plugin_loading import PluginWarning
 
-    if issubclass(category, PluginWarning):
+    if issubclass(category, PluginWarning | CheckpointWarning):
         warn(str(message))
     else:
         click.echo(warnings.formatwarning(message, category, filename, lineno, line), file=file, err=True, nl=False)

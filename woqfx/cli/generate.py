@@ -9,11 +9,13 @@ import click
 
 from woqfx.cli import text
 from woqfx.cli.models import load_quantized, load_tokenizer
+from woqfx.cli.running import RunCommand, Running
 from woqfx.errors import SourceError
 
 
 @click.command(
     "generate",
+    cls=RunCommand,
     short_help="Let a quantized model go on with a text, or answer.",
     epilog="""\b
 Examples:
@@ -21,6 +23,7 @@ Examples:
   woqfx generate out/ --chat -p "Explain gravity to a child." --max-new-tokens 200
   woqfx generate out/ --temperature 0.7 --seed 1 -p "Once upon a time"
   cat prompt.txt | woqfx generate out/ > answer.txt
+  woqfx generate out/ --backend llm_runtime --backend-option pack_cache=out/packed -p "Hello"
 """,
 )
 @click.argument("folder")
@@ -39,12 +42,6 @@ Examples:
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="With --temperature: same seed, same text.")
 @click.option("--stream/--no-stream", default=None, help="Print words as they come.  [default: on a terminal]")
-@click.option("--backend", default="torch_cpu", show_default=True, metavar="NAME", help="What runs the model.")
-@click.option(
-    "--pack-cache",
-    metavar="FOLDER",
-    help="Keep the weights as the kernels hold them in FOLDER: from the second time on, loading is faster.",
-)
 @click.option("-q", "--quiet", is_flag=True, help="Print the new text alone: not the prompt, no speed.")
 def command(
     folder: str,
@@ -56,8 +53,7 @@ def command(
     stop: tuple[str, ...],
     seed: int,
     stream: bool | None,
-    backend: str,
-    pack_cache: str | None,
+    backend: Running,
     quiet: bool,
 ) -> None:
     """Let the quantized model in FOLDER go on with a text.
@@ -69,7 +65,7 @@ def command(
     prompt = _read(prompt)
     from woqfx.generating import Settings, TextGenerator
 
-    generator = TextGenerator(load_quantized(folder, backend, pack_cache), load_tokenizer(folder))
+    generator = TextGenerator(load_quantized(folder, backend), load_tokenizer(folder))
     if chat and not generator.tokenizer.chat_template:
         raise SourceError(f"{folder} has no chat template: leave out --chat, or add chat_template.jinja to the folder")
     asked = generator.chat_prompt([{"role": "user", "content": prompt}]) if chat else generator.text_prompt(prompt)

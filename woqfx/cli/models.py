@@ -6,14 +6,15 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from woqfx.cli.running import Running
 from woqfx.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def load_quantized(folder: str, backend: str, pack_cache: str | None = None) -> nn.Module:
-    """A checkpoint, ready to run, with its packed weights in `pack_cache`. Else, the error says how to make one."""
+def load_quantized(folder: str, backend: Running) -> nn.Module:
+    """A checkpoint, ready to run. If there is none, the error says how to make one."""
     from woqfx.api import load
 
     if not Path(folder).exists():
@@ -22,10 +23,10 @@ def load_quantized(folder: str, backend: str, pack_cache: str | None = None) -> 
             f"  woqfx quantize {shlex.quote(folder)} --out FOLDER"
         )
     _quieten()
-    return load(folder, backend=backend, backend_options={"pack_cache": pack_cache} if pack_cache else None)
+    return load(folder, backend=backend.name, backend_options=backend.options)
 
 
-def load_any(model: str, backend: str) -> nn.Module:
+def load_any(model: str, backend: Running) -> nn.Module:
     """A checkpoint, or a model that is not quantized."""
     from woqfx.loading import is_quantized
     from woqfx.original import load_original

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
+from woqfx.cli.running import RunCommand, Running
 from woqfx.errors import WoqfxError
 
 
 @click.command(
     "serve",
+    cls=RunCommand,
     short_help="Serve a quantized model to OpenAI's clients.",
     epilog="""\b
 Examples:
@@ -26,7 +28,6 @@ Examples:
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), metavar="N", help="0: any.")
 @click.option("--name", metavar="NAME", help="What clients call the model.  [default: the folder's name]")
-@click.option("--backend", default="torch_cpu", show_default=True, metavar="NAME", help="What runs the model.")
 @click.option(
     "--api-key",
     envvar="WOQFX_API_KEY",
@@ -63,7 +64,7 @@ def command(
     host: str,
     port: int,
     name: str | None,
-    backend: str,
+    backend: Running,
     api_key: str | None,
     no_api_key: bool,
     batch: int,

@@ -12,13 +12,14 @@ import click
 
 from woqfx.cli import text
 from woqfx.cli.models import load_any, load_tokenizer
+from woqfx.cli.running import Running
 
 if TYPE_CHECKING:
     from woqfx.tasks import Score
 
 
 def evaluate_tasks(
-    model: str, against: str | None, backend: str, asked: dict[str, Any], folder: Path | None, as_json: bool
+    model: str, against: str | None, backend: Running, asked: dict[str, Any], folder: Path | None, as_json: bool
 ) -> None:
     """Run the tasks on MODEL, and on the original beside it. `asked` holds `score_tasks`' own options."""
     scores = _scored(model, backend, asked, folder)
@@ -37,7 +38,7 @@ def evaluate_tasks(
     grid.show(text.console())
 
 
-def _scored(model: str, backend: str, asked: dict[str, Any], folder: Path | None) -> list[Score]:
+def _scored(model: str, backend: Running, asked: dict[str, Any], folder: Path | None) -> list[Score]:
     from woqfx.tasks import score_tasks
 
     return score_tasks(load_any(model, backend), load_tokenizer(model), folder=folder, **asked)

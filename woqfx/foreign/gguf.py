@@ -13,11 +13,11 @@ from torch import Tensor
 
 from woqfx.errors import CheckpointError
 from woqfx.foreign.files import of_checkpoint
-from woqfx.format import StoredModel, StoredWeight
+from woqfx.foreign.model import ForeignModel
+from woqfx.format import StoredWeight
 from woqfx.layers import LayerInfo, find_layers
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme
-from woqfx.source.base import TensorInfo
 from woqfx.source.gguf import GGUFSource, Rows
 
 #: What GGUF stores without quantizing it.
@@ -36,7 +36,7 @@ class BlockReader:
     decode: Callable[[Tensor, str], QTensor]
 
 
-class GGUFModel(StoredModel):
+class GGUFModel(ForeignModel):
     """The model in a GGUF file, with `readers` for weights by GGML type.
 
     Names, config and tokenizer are those of `GGUFSource`. A weight stays packed if it is made of whole rows of tensors
@@ -46,7 +46,7 @@ class GGUFModel(StoredModel):
     def __init__(self, path: Path, readers: Mapping[str, BlockReader]) -> None:
         self.label = str(path)
         with of_checkpoint():
-            self._source = GGUFSource(path)
+            self._source: GGUFSource = GGUFSource(path)
         self._readers = readers
         self._rows: dict[str, Rows] = {}
         self._weights: dict[str, StoredWeight] = {}
@@ -85,33 +85,9 @@ class GGUFModel(StoredModel):
         return self._source.config()
 
     @property
-    def weights(self) -> Mapping[str, StoredWeight]:
-        """See `StoredModel.weights`."""
-        return self._weights
-
-    @cached_property
-    def kept(self) -> Mapping[str, TensorInfo]:
-        """See `StoredModel.kept`."""
-        return {name: info for name, info in self._source.tensors.items() if name not in self._weights}
-
-    @property
-    def aliases(self) -> Mapping[str, str]:
-        """See `StoredModel.aliases`."""
-        return self._source.aliases
-
-    @property
     def notes(self) -> Mapping[str, str]:
         """See `StoredModel.notes`."""
         return self._notes
-
-    def sidecars(self) -> Mapping[str, bytes]:
-        """See `StoredModel.sidecars`: the tokenizer is rebuilt from the file's metadata."""
-        with of_checkpoint():
-            return self._source.sidecars()
-
-    def fingerprint(self) -> str:
-        """See `StoredModel.fingerprint`."""
-        return self._source.fingerprint()
 
     def read_weight(self, name: str) -> QTensor:
         """See `StoredModel.read_weight`."""
@@ -124,8 +100,3 @@ class GGUFModel(StoredModel):
         if read.shape != weight.shape:
             raise CheckpointError(f"{self.label}: {name} has shape {list(read.shape)}, not {list(weight.shape)}")
         return read
-
-    def read_kept(self, name: str) -> Tensor:
-        """See `StoredModel.read_kept`."""
-        with of_checkpoint():
-            return self._source.read(name)

@@ -13,7 +13,8 @@ from torch import Tensor
 from woqfx.config import build, harmless
 from woqfx.errors import CheckpointError
 from woqfx.foreign.files import ModelFiles, of_checkpoint
-from woqfx.format import StoredModel, StoredWeight
+from woqfx.foreign.model import ForeignModel
+from woqfx.format import StoredWeight
 from woqfx.layers import find_layers
 from woqfx.qtensor import QTensor
 from woqfx.source.base import TensorInfo
@@ -36,7 +37,7 @@ class Packed:
     decode: Callable[[Mapping[str, Tensor], str], QTensor]
 
 
-class PackedModel(StoredModel):
+class PackedModel(ForeignModel):
     """The model in `files`, whose quantized weights `packed` describes by stored name (`model...q_proj.weight`).
 
     Tensors that are no part of these are kept under their own names; those of `ignored` mean nothing here. Names and
@@ -59,7 +60,7 @@ class PackedModel(StoredModel):
         with of_checkpoint():
             self._conversion = Conversion(skeleton, get_model_conversion_mapping(skeleton), stored)
             self._check_left_over()
-            self._source = _Kept(skeleton, files, self._in_place(skeleton), self._read)
+            self._source: _Kept = _Kept(skeleton, files, self._in_place(skeleton), self._read)
         self._weights = {name: weight for name in self._source.tensors if (weight := self._weight(name)) is not None}
 
     def _check_left_over(self) -> None:
@@ -112,21 +113,6 @@ class PackedModel(StoredModel):
         return normalized_config(skeleton.config, type(skeleton).__name__, prevailing_dtype(infos))
 
     @property
-    def weights(self) -> Mapping[str, StoredWeight]:
-        """See `StoredModel.weights`."""
-        return self._weights
-
-    @cached_property
-    def kept(self) -> Mapping[str, TensorInfo]:
-        """See `StoredModel.kept`."""
-        return {name: info for name, info in self._source.tensors.items() if name not in self._weights}
-
-    @property
-    def aliases(self) -> Mapping[str, str]:
-        """See `StoredModel.aliases`."""
-        return self._source.aliases
-
-    @property
     def request(self) -> Mapping[str, Any]:
         """See `StoredModel.request`: what the other program noted of it."""
         return {"quantization_config": dict(self._files.quantization)}
@@ -135,14 +121,6 @@ class PackedModel(StoredModel):
     def notes(self) -> Mapping[str, str]:
         """See `StoredModel.notes`."""
         return dict.fromkeys(self._conversion.unexpected, "left out: the model has no place for it")
-
-    def sidecars(self) -> Mapping[str, bytes]:
-        """See `StoredModel.sidecars`."""
-        return self._source.sidecars()
-
-    def fingerprint(self) -> str:
-        """See `StoredModel.fingerprint`."""
-        return self._source.fingerprint()
 
     def read_weight(self, name: str) -> QTensor:
         """See `StoredModel.read_weight`."""
@@ -178,11 +156,6 @@ class PackedModel(StoredModel):
         made = packed.decode(parts, f"{self.label}: {origin}")
         assert (made.shape, made.scheme) == (packed.weight.shape, packed.weight.scheme)
         return made
-
-    def read_kept(self, name: str) -> Tensor:
-        """See `StoredModel.read_kept`."""
-        with of_checkpoint():
-            return self._source.read(name)
 
     def _read(self, name: str) -> Tensor:
         return self._conversion.build(name, self._files.read)

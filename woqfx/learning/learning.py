@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,20 +12,21 @@ from torch import Tensor
 from woqfx.blocks.block import Block
 from woqfx.learning.adam import Adam
 from woqfx.learning.latent import Latent
+from woqfx.learning.scaled import Scaled
 from woqfx.qtensor import QTensor
 
 #: The loss of one call of the block, by its number, with these parameters: a scalar, differentiable in them.
 Loss = Callable[[int, Mapping[str, Tensor]], Tensor]
-#: Told after each step how many are done, and its loss.
-Report = Callable[[int, float], None]
+#: Told after each step how many are done.
+Report = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How far numbers move in a step at the start. What has rate 0 stays as it is.
+    """How far numbers move in a step at the start.
 
-    `codes` is for what is rounded, as a share of a cell of the grid; `scales` and `vectors` (norms' weights, biases)
-    are relative to the size of each.
+    `codes` is for what is rounded, as a share of a cell of the grid; with 0, codes stay. `scales` and `vectors` (norms'
+    weights, biases) are relative to the size of each.
     """
 
     codes: float
@@ -37,30 +38,26 @@ class Learning:
     """Moves what is rounded, the groups' scales, and vectors such as norms' weights, so that a loss falls.
 
     `quantized` are the block's weights, by name. Stacks of experts and weights whose groups have float offsets stay.
-    Gradients pass through rounding (arXiv 1308.3432), and Adam takes the steps. The gradients of a step's calls are
-    added in their order: the number of threads changes nothing.
+    Adam takes the steps. The gradients of a step's calls are added in their order: the number of threads changes
+    nothing.
     """
 
     def __init__(self, block: Block, quantized: Mapping[str, QTensor], loss: Loss, rates: Rates, seed: int = 0) -> None:
         self._block, self._loss = block, loss
-        learned = {name: q for name, q in quantized.items() if len(q.shape) == 2 and q.offsets is None}
-        self.latents = {name: Latent(block.parameters[name], q) for name, q in learned.items()}
-        self._fixed = {name: q.dequantize() for name, q in quantized.items() if name not in learned}
-        self.vectors = {
+        self._draw = torch.Generator().manual_seed(seed)
+        self._weights: dict[str, Scaled] = {}
+        self._adams: dict[str, dict[str, Adam]] = {}
+        for name, q in quantized.items():
+            if len(q.shape) == 2 and q.offsets is None:
+                self._add(name, q, rates)
+        self._fixed = {name: q.dequantize() for name, q in quantized.items() if name not in self._weights}
+        self._vectors = {
             name: tensor.clone()
             for name, tensor in block.parameters.items()
-            if tensor.dim() == 1 and tensor.is_floating_point() and rates.vectors
+            if tensor.dim() == 1 and tensor.is_floating_point()
         }
-        self._draw = torch.Generator().manual_seed(seed)
-        self._of_codes: dict[str, Adam] = {}
-        self._of_scales: dict[str, Adam] = {}
-        for name, latent in self.latents.items():
-            if rates.codes:
-                self._of_codes[name] = Adam(latent.steps, rates.codes * latent.step)
-            if rates.scales:
-                self._of_scales[name] = Adam(latent.gain, rates.scales)
         self._of_vectors = {
-            name: Adam(vector, rates.vectors * float(vector.abs().mean())) for name, vector in self.vectors.items()
+            name: Adam(vector, rates.vectors * float(vector.abs().mean())) for name, vector in self._vectors.items()
         }
 
     def run(self, calls: Sequence[int], steps: int, batch: int, report: Report | None = None) -> None:
@@ -70,14 +67,14 @@ class Learning:
             while len(queue) < batch:
                 queue += [calls[place] for place in torch.randperm(len(calls), generator=self._draw).tolist()]
             chosen, queue = queue[:batch], queue[batch:]
-            loss = self._step(chosen, 0.5 + 0.5 * math.cos(math.pi * number / steps))
+            self._step(chosen, 0.5 + 0.5 * math.cos(math.pi * number / steps))
             if report:
-                report(number + 1, loss)
+                report(number + 1)
 
     def error(self, calls: Sequence[int]) -> float:
         """The mean loss of these calls with what `results` gives, which is what will be stored."""
-        stored = {name: one.qtensor().dequantize() for name, one in self.latents.items()}
-        current = {**self._fixed, **stored, **self.vectors}
+        stored = {name: one.qtensor().dequantize() for name, one in self._weights.items()}
+        current = {**self._fixed, **stored, **self._vectors}
 
         def one(number: int) -> float:
             with torch.no_grad():
@@ -88,35 +85,40 @@ class Learning:
 
     def results(self) -> dict[str, QTensor | Tensor]:
         """All that may have changed, by name."""
-        return {**{name: one.qtensor() for name, one in self.latents.items()}, **self.vectors}
+        return {**{name: one.qtensor() for name, one in self._weights.items()}, **self._vectors}
 
-    def _step(self, chosen: Sequence[int], share: float) -> float:
-        current = {**self._fixed, **{name: one.weight() for name, one in self.latents.items()}, **self.vectors}
-        learned = [*self.latents, *self.vectors]
+    def _add(self, name: str, q: QTensor, rates: Rates) -> None:
+        if rates.codes:
+            latent = Latent(self._block.parameters[name], q)
+            self._adams[name] = {"steps": Adam(latent.steps, rates.codes * latent.step)}
+            self._weights[name] = latent
+        else:
+            self._adams[name] = {}
+            self._weights[name] = Scaled(q)
+        self._adams[name]["gain"] = Adam(self._weights[name].gain, rates.scales)
 
-        def gradients(number: int) -> tuple[float, list[Tensor]]:
+    def _step(self, chosen: Sequence[int], share: float) -> None:
+        current = {**self._fixed, **{name: one.weight() for name, one in self._weights.items()}, **self._vectors}
+
+        def gradients(number: int) -> dict[str, dict[str, Tensor]]:
             with torch.enable_grad():
-                leaves = {name: current[name].detach().requires_grad_() for name in learned}
+                leaves = {name: current[name].detach().requires_grad_() for name in (*self._weights, *self._vectors)}
                 loss = self._loss(number, {**current, **leaves})
                 found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-            return float(loss), list(found)
+            return dict(self._learned(dict(zip(leaves, found, strict=True))))
 
-        total, sums = 0.0, list[Tensor]()
-        for loss, found in self._block.map(gradients, chosen):
-            total += loss
-            sums = [one.add_(other) for one, other in zip(sums, found, strict=True)] if sums else found
-        for name, gradient in zip(learned, sums, strict=True):
-            if name in self.vectors:
-                self._of_vectors[name].step(gradient, share)
-            else:
-                self._move(name, gradient, share)
-        return total / len(chosen)
+        first, *others = self._block.map(gradients, chosen)
+        for name, parts in first.items():
+            for part, gradient in parts.items():
+                for other in others:
+                    gradient += other[name][part]
+                adam = self._adams[name][part] if name in self._weights else self._of_vectors[name]
+                adam.step(gradient, share)
+        for one in self._weights.values():
+            one.settle()
 
-    def _move(self, name: str, gradient: Tensor, share: float) -> None:
-        latent = self.latents[name]
-        of_steps, of_gain = latent.backward(gradient)
-        if name in self._of_codes:
-            self._of_codes[name].step(of_steps, share)
-            latent.steps.clamp_(latent.low - latent.step / 2, latent.high + latent.step / 2)
-        if name in self._of_scales:
-            self._of_scales[name].step(of_gain, share)
+    def _learned(self, gradients: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """From gradients of weights to those of what is learned of each, which are smaller if codes stay."""
+        while gradients:
+            name, gradient = gradients.popitem()
+            yield name, self._weights[name].backward(gradient) if name in self._weights else {"": gradient}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from woqfx.disk.tensorfile import TensorFile
 from woqfx.errors import SourceError
-from woqfx.skeleton import build_skeleton
+from woqfx.skeleton import build_skeleton, untie_head
 from woqfx.source.base import TensorInfo
 from woqfx.source.conversion import Conversion
 from woqfx.source.files import MAX_CONFIG, MAX_INDEX, ModelFolder, parse_object
@@ -41,8 +41,9 @@ class FolderSource(StoredSource):
 
         self._folder = ModelFolder(path)
         self._config_bytes = _config_bytes(self._folder)
+        said = parse_object(self._config_bytes, self._folder.path / _CONFIG)
         if config is None:
-            config = _load_config(self._folder, parse_object(self._config_bytes, self._folder.path / _CONFIG))
+            config = _load_config(self._folder, said)
         with ExitStack() as opened:
             self._files = {name: opened.enter_context(TensorFile(file)) for name, file in _shards(self._folder).items()}
             self._holders = _holders(self._folder, self._files)
@@ -54,6 +55,7 @@ class FolderSource(StoredSource):
             if config.dtype is None:
                 config.dtype = prevailing_dtype(stored.values())
             skeleton = build_skeleton(config)
+            untie_head(skeleton, said, stored)
             self._conversion = Conversion(skeleton, get_model_conversion_mapping(skeleton), stored)
             super().__init__(skeleton, str(self._folder.path), self._conversion.tensors)
             weakref.finalize(self, opened.pop_all().close)

@@ -9,7 +9,11 @@ from woqfx.errors import SourceError
 from woqfx.source.metadata import SIDECARS
 
 # Nothing else is fetched: no pickle, no code, no second copy of the weights in another format.
-_PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", *SIDECARS]
+_PATTERNS = [
+    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", *SIDECARS),
+    # Of quantized models: what AutoAWQ, AutoGPTQ and ITREX write beside config.json, and AutoGPTQ's name for weights.
+    *("quantize_config.json", "quant_config.json", "quantization_config.json", "gptq_model*.safetensors"),
+]
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _NAME = re.compile(rf"(?P<repository>{_PART}/{_PART})(?::(?P<revision>[^\s:]+))?")
 
@@ -24,6 +28,8 @@ def resolve(name: str | Path) -> Path:
     path = Path(name)
     if path.exists():
         return path
+    if path.suffix == ".gguf":
+        raise SourceError(f"there is no file {str(path)!r}: check the path")
     match = _NAME.fullmatch(str(name))
     if match is None:
         raise SourceError(f"there is no file or folder {str(path)!r}, and it is no Hub name (organisation/name)")

@@ -11,7 +11,7 @@ from torch import nn
 
 from woqfx.backend import PackedWeight
 from woqfx.errors import SourceError
-from woqfx.skeleton import named_state, tied_aliases
+from woqfx.skeleton import named_state, tied_aliases, told_untied
 from woqfx.source.base import Source, TensorInfo
 from woqfx.source.files import ModelFolder
 from woqfx.source.hub import cached_snapshot
@@ -98,9 +98,7 @@ def config_of(model: nn.Module, tensors: Iterable[TensorInfo]) -> dict[str, Any]
     if not _from_transformers(model):
         return None
     config = normalized_config(model.config, type(model).__name__, prevailing_dtype(tensors))
-    if getattr(model.config, "tie_word_embeddings", False) and _untied(model):
-        config["tie_word_embeddings"] = False
-    return config
+    return config | told_untied(model)
 
 
 def generation_of(model: nn.Module) -> dict[str, bytes]:
@@ -108,12 +106,6 @@ def generation_of(model: nn.Module) -> dict[str, bytes]:
     if not _from_transformers(model) or not model.can_generate():
         return {}
     return generation_sidecar(model.generation_config)
-
-
-def _untied(model: Any) -> bool:
-    """Whether the model has an output head of its own, whatever its config says: someone may have untied it by hand."""
-    head = model.get_output_embeddings()
-    return head is not None and head.weight is not model.get_input_embeddings().weight
 
 
 def _from_transformers(model: nn.Module) -> TypeGuard[PreTrainedModel]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from woqfx.errors import SourceError
-from woqfx.skeleton import initial_buffers, named_state, tied_aliases
+from woqfx.skeleton import initial_buffers, named_state, tied_aliases, told_untied
 from woqfx.source.base import Source, TensorInfo
 from woqfx.source.metadata import normalized_config, prevailing_dtype
 
@@ -78,7 +78,8 @@ class StoredSource(Source):
     def config(self) -> dict[str, Any]:
         """As in `Source`."""
         skeleton = self.skeleton
-        return normalized_config(skeleton.config, type(skeleton).__name__, prevailing_dtype(self._tensors.values()))
+        dtype = prevailing_dtype(self._tensors.values())
+        return normalized_config(skeleton.config, type(skeleton).__name__, dtype) | told_untied(skeleton)
 
     def _initial_values(self, missing: list[str]) -> dict[str, torch.Tensor]:
         ignorable = self.skeleton._keys_to_ignore_on_load_missing or ()

@@ -26,9 +26,6 @@ Array = NDArray[Any]
 #: Codes [..., 256], scales [..., groups], and offsets of the same shape or None.
 Unpacked = tuple[Array, Array, Array | None]
 
-#: Weights in a super-block, along K.
-SUPER_BLOCK = 256
-
 _D, _DMIN, _SCALES = ("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12)
 
 

@@ -24,16 +24,6 @@ inline void store_as(float x, float* to) { *to = x; }
 // Saturates: an infinite key would make all of its scores NaN.
 inline void store_as(float x, F16* to) { to->bits = to_f16(x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x); }
 
-template <class Element>
-void store_kv_as(const HeadLayout& l, std::uint8_t* head, std::size_t at, const float* key, const float* value) {
-    auto* keys = reinterpret_cast<Element*>(head + l.keys_at) + at;
-    auto* values = reinterpret_cast<Element*>(head + l.values_at) + at * l.width;
-    for (std::size_t i = 0; i < l.head_dim; ++i) {
-        store_as(key[i], keys + i * kPage);
-        store_as(value[i], values + i);
-    }
-}
-
 inline float step_of(const float* x, std::size_t n) {
     float most = 0;
     for (std::size_t i = 0; i < n; ++i) {
@@ -48,26 +38,31 @@ inline std::uint8_t code_of(float x, float step) {
     return static_cast<std::uint8_t>(static_cast<int>(rounded) + 128);
 }
 
-// int8: symmetric, one step for each token's key and one for its value.
-inline void store_kv_bytes(const HeadLayout& l, std::uint8_t* head, std::size_t at, const float* key,
-                           const float* value) {
-    auto* steps = reinterpret_cast<float*>(head);
-    steps[at] = step_of(key, l.head_dim), steps[kPage + at] = step_of(value, l.head_dim);
-    std::uint8_t* keys = head + l.keys_at + at;
-    std::uint8_t* values = head + l.values_at + at * l.width;
-    for (std::size_t i = 0; i < l.head_dim; ++i) {
-        keys[i * kPage] = code_of(key[i], steps[at]);
-        values[i] = code_of(value[i], steps[kPage + at]);
+// n numbers from element `first` on, at every `stride`th; in int8 they are symmetric, with one step, which is kept.
+inline void store_numbers(KVType type, std::uint8_t* to, std::size_t first, std::size_t stride, const float* x,
+                          std::size_t n, float* step) {
+    switch (type) {
+        case KVType::f32:
+            for (std::size_t i = 0; i < n; ++i) store_as(x[i], reinterpret_cast<float*>(to) + first + i * stride);
+            return;
+        case KVType::f16:
+            for (std::size_t i = 0; i < n; ++i) store_as(x[i], reinterpret_cast<F16*>(to) + first + i * stride);
+            return;
+        case KVType::int8:
+            *step = step_of(x, n);
+            for (std::size_t i = 0; i < n; ++i) to[first + i * stride] = code_of(x[i], *step);
     }
 }
 
 template <class V>
-void store_kv(const HeadLayout& l, std::uint8_t* head, std::size_t at, const float* key, const float* value) {
-    switch (l.type) {
-        case KVType::f32: return store_kv_as<float>(l, head, at, key, value);
-        case KVType::f16: return store_kv_as<F16>(l, head, at, key, value);
-        case KVType::int8: return store_kv_bytes(l, head, at, key, value);
-    }
+void store_key(const HeadLayout& l, std::uint8_t* head, std::size_t at, const float* key) {
+    store_numbers(l.type, head + l.keys_at, at, kPage, key, l.head_dim, reinterpret_cast<float*>(head) + at);
+}
+
+template <class V>
+void store_value(const HeadLayout& l, std::uint8_t* head, std::size_t at, const float* value) {
+    store_numbers(l.type, head + l.values_at, at * l.width, 1, value, l.head_dim,
+                  reinterpret_cast<float*>(head) + kPage + at);
 }
 
 // One query's scores of a page, made into exponentials; what it has gathered so far is scaled to the new maximum.

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 
+#include "memory.h"
 #include "numbers.h"
 
 namespace woqfx::runtime {
@@ -118,8 +119,7 @@ std::shared_ptr<const Weight> Weight::dense(const ConstRows& rows, std::size_t k
                 bytes < SIZE_MAX / 2,
             "a matrix that exceeds memory");
     Dense made;
-    made.memory.reset(static_cast<std::uint8_t*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), std::free);
-    if (!made.memory) throw std::bad_alloc();
+    made.memory = weight_memory(bytes);
     const auto* from = static_cast<const std::uint8_t*>(rows.data);
     std::uint8_t* to = made.memory.get();
     std::memset(to, 0, bytes);

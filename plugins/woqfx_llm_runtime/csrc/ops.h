@@ -65,8 +65,9 @@ struct Ops {
     void (*rotate)(float* x, const float* cosines, const float* sines, std::size_t n, bool interleaved);
     // x becomes exp(x - max) / sum.
     void (*softmax)(float* x, std::size_t n);
-    // A token's key and value to offset `at` of a page's head.
-    void (*store_kv)(const HeadLayout&, std::uint8_t* head, std::size_t at, const float* key, const float* value);
+    // A token's key, or value, to offset `at` of a page's head.
+    void (*store_key)(const HeadLayout&, std::uint8_t* head, std::size_t at, const float* key);
+    void (*store_value)(const HeadLayout&, std::uint8_t* head, std::size_t at, const float* value);
     void (*attend)(const HeadLayout&, const Queries&);
     // Outputs of tiles [begin, end) for rows of x [rows, k]: y = x @ W.T + bias.
     void (*dense)(const DenseTiles&, const float* x, std::size_t x_stride, std::size_t rows, const float* bias, float* y,

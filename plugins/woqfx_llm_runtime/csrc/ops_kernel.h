@@ -219,8 +219,8 @@ void dense(const woqfx::runtime::DenseTiles& w, const float* x, std::size_t x_st
 
 template <class V>
 constexpr woqfx::runtime::Ops ops_of() {
-    return {rms_norm<V>, layer_norm<V>, activate<V>, add<V>,    scale_logits<V>,
-            rotate<V>,   softmax<V>,    store_kv<V>, attend<V>, dense<V>};
+    return {rms_norm<V>, layer_norm<V>, activate<V>,    add<V>,    scale_logits<V>, rotate<V>,
+            softmax<V>,  store_key<V>,  store_value<V>, attend<V>, dense<V>};
 }
 
 }  // namespace

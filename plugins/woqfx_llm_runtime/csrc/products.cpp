@@ -1,6 +1,8 @@
 #include "products.h"
 
 #include <algorithm>
+#include <numeric>
+#include <utility>
 
 namespace woqfx::runtime {
 namespace {
@@ -8,11 +10,31 @@ namespace {
 // Up to so many rows each thread prepares all of them for itself: cheaper than to wait for the other's half.
 constexpr std::size_t kFew = 4;
 
-// Tiles that a thread takes at a time: a few parts for each, in pairs, which kernels take at once.
-std::size_t share_of(std::size_t tiles, int threads) {
-    const std::size_t share = divide_up(tiles, 8 * static_cast<std::size_t>(threads));
-    return std::max<std::size_t>(2, (share + 1) / 2 * 2);
-}
+// A product's tiles, cut into as many stretches as there are threads, and those into items: several, so that there is little
+// to wait for in the end. An item is whole units, of which each begins where a run of `grain` columns does.
+class Cut {
+public:
+    Cut(std::size_t tiles, std::size_t grain, int threads)
+        : unit_(std::lcm(grain, kTile) / kTile),
+          units_(divide_up(tiles, unit_)),
+          threads_(static_cast<std::size_t>(threads)) {
+        const std::size_t most = divide_up(units_, threads_), pair = std::lcm(unit_, kAtOnce) / unit_;
+        step_ = divide_up(divide_up(most, kMostItems), pair) * pair;
+        items_ = divide_up(most, step_);
+    }
+    std::size_t items() const { return items_ * threads_; }
+    // The item's tiles: [begin, end), where `end` may lie beyond the last.
+    std::pair<std::size_t, std::size_t> of(std::size_t item) const {
+        const std::size_t thread = item / items_, last = units_ * (thread + 1) / threads_;
+        const std::size_t first = units_ * thread / threads_ + item % items_ * step_;
+        return {std::min(first, last) * unit_, std::min(first + step_, last) * unit_};
+    }
+
+private:
+    static constexpr std::size_t kAtOnce = 2;  // tiles that kernels take
+    static constexpr std::size_t kMostItems = 12;
+    std::size_t unit_, units_, threads_, step_ = 0, items_ = 0;
+};
 
 void multiply(const Product& p, const Activations& activations, const float* x, std::size_t inputs, std::size_t begin,
               std::size_t end) {
@@ -24,9 +46,11 @@ void multiply(const Product& p, const Activations& activations, const float* x, 
                     p.y_stride, begin, end);
 }
 
-void multiply_share(const Product& p, const Activations& activations, const float* x, std::size_t inputs,
-                    std::size_t begin, std::size_t share, Products::After after) {
-    const std::size_t end = std::min(begin + share, p.weight->tiles());
+void multiply_item(const Product& p, const Activations& activations, const float* x, std::size_t inputs, const Cut& cut,
+                   std::size_t item, Products::After after) {
+    const auto [begin, beyond] = cut.of(item);
+    const std::size_t end = std::min(beyond, p.weight->tiles());
+    if (begin >= end) return;
     multiply(p, activations, x, inputs, begin, end);
     after(p, begin * kTile, std::min(end * kTile, p.weight->n()));
 }
@@ -51,12 +75,12 @@ void Products::reserve(std::size_t products) {
 }
 
 void Products::run_few(Thread& thread, const Product& product, std::size_t rows, std::size_t inputs, Fill fill,
-                       After after) {
+                       After after, std::size_t grain) {
     thread_local Workspace memory;
     thread_local Activations activations;
     const float* x = nullptr;  // until this thread has its first share: whoever comes late makes nothing
-    const std::size_t tiles = product.weight->tiles(), share = share_of(tiles, thread.threads());
-    thread.each(divide_up(tiles, share), [&](std::size_t i) {
+    const Cut cut(product.weight->tiles(), grain, thread.threads());
+    thread.each(cut.items(), [&](std::size_t i) {
         if (!x) {
             auto* made = reinterpret_cast<float*>(memory.get(rows * inputs * sizeof(float)));
             for (std::size_t row = 0; row < rows; ++row) fill(row, made + row * inputs);
@@ -68,20 +92,20 @@ void Products::run_few(Thread& thread, const Product& product, std::size_t rows,
             }
             x = made;
         }
-        multiply_share(product, activations, x, inputs, i * share, share, after);
+        multiply_item(product, activations, x, inputs, cut, i, after);
     });
 }
 
 void Products::run(Thread& thread, const std::vector<Product>& products, std::size_t rows, std::size_t inputs,
-                   Fill fill, After after) {
+                   Fill fill, After after, std::size_t grain) {
     if (products.size() == 1 && rows <= kFew)
-        run_few(thread, products.front(), rows, inputs, fill, after);
+        run_few(thread, products.front(), rows, inputs, fill, after, grain);
     else
-        run_many(thread, products, rows, inputs, fill, after);
+        run_many(thread, products, rows, inputs, fill, after, grain);
 }
 
 void Products::run_many(Thread& thread, const std::vector<Product>& products, std::size_t rows, std::size_t inputs,
-                        Fill fill, After after) {
+                        Fill fill, After after, std::size_t grain) {
     thread.once([&] {
         x_ = reinterpret_cast<float*>(inputs_.get(rows * inputs * sizeof(float)));
         for (std::size_t i = 0; i < products.size(); ++i)
@@ -107,18 +131,15 @@ void Products::run_many(Thread& thread, const std::vector<Product>& products, st
         for (std::size_t i = 0; i < products.size(); ++i)
             if (products[i].weight->multiplication()) activations_[i].finish();
     });
-    std::size_t tiles = 0;
-    for (const Product& p : products) tiles += p.weight->tiles();
-    const std::size_t share = share_of(tiles, thread.threads());
-    const auto shares = [&](std::size_t i) { return divide_up(products[i].weight->tiles(), share); };
+    const auto cut = [&](std::size_t i) { return Cut(products[i].weight->tiles(), grain, thread.threads()); };
     thread.each_of(
         [&](std::size_t& count) {
-            for (std::size_t i = 0; i < products.size(); ++i) count += shares(i);
+            for (std::size_t i = 0; i < products.size(); ++i) count += cut(i).items();
         },
-        [&](std::size_t part) {
+        [&](std::size_t item) {
             std::size_t i = 0;
-            for (; part >= shares(i); ++i) part -= shares(i);
-            multiply_share(products[i], activations_[i], x_, inputs, part * share, share, after);
+            for (; item >= cut(i).items(); ++i) item -= cut(i).items();
+            multiply_item(products[i], activations_[i], x_, inputs, cut(i), item, after);
         });
 }
 

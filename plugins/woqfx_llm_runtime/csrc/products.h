@@ -33,14 +33,18 @@ public:
     // Room for so many products at a time. No other thread may be about.
     void reserve(std::size_t products);
 
-    // All products of `rows` rows of `inputs` numbers each, which `fill` makes. Phases: at most kPhases.
-    void run(Thread&, const std::vector<Product>&, std::size_t rows, std::size_t inputs, Fill fill, After after);
+    // All products of `rows` rows of `inputs` numbers each, which `fill` makes. `after` gets whole runs of `grain` columns,
+    // where a product has them. Phases: at most kPhases.
+    void run(Thread&, const std::vector<Product>&, std::size_t rows, std::size_t inputs, Fill fill, After after,
+             std::size_t grain = 1);
     // The same for products that depend on earlier phases. Phases: kPhases.
-    void run_many(Thread&, const std::vector<Product>&, std::size_t rows, std::size_t inputs, Fill fill, After after);
+    void run_many(Thread&, const std::vector<Product>&, std::size_t rows, std::size_t inputs, Fill fill, After after,
+                  std::size_t grain = 1);
     static constexpr std::size_t kPhases = 5;
 
 private:
-    void run_few(Thread&, const Product&, std::size_t rows, std::size_t inputs, Fill fill, After after);
+    void run_few(Thread&, const Product&, std::size_t rows, std::size_t inputs, Fill fill, After after,
+                 std::size_t grain);
 
     Workspace inputs_;
     float* x_ = nullptr;

@@ -38,6 +38,8 @@ void Thread::each_of(FunctionRef<void(std::size_t&)> count, FunctionRef<void(std
         region_.fail(std::make_exception_ptr(Error("the engine has more phases than it counted")));
         throw Stopped{};
     }
+    const auto threads = static_cast<std::size_t>(region_.threads_);
+    Region::Taken* const taken = region_.taken_.get() + phase_ * threads;
     Region::Phase& phase = region_.phases_[phase_++];
     std::uint32_t total = Region::kNotCounted;
     if (phase.total.compare_exchange_strong(total, Region::kCounting, std::memory_order_acquire)) {
@@ -48,8 +50,11 @@ void Thread::each_of(FunctionRef<void(std::size_t&)> count, FunctionRef<void(std
     }
     for (int spins = 0; total == Region::kCounting; total = phase.total.load(std::memory_order_acquire)) rest(spins++);
     std::uint32_t finished = 0;
-    for (std::uint32_t i; (i = phase.next.fetch_add(1, std::memory_order_relaxed)) < total; ++finished) {
-        if (!region_.failed_.load(std::memory_order_relaxed)) {
+    for (std::size_t turn = 0; turn < threads; ++turn) {
+        const std::size_t whose = (number_ + turn) % threads;
+        const std::size_t begin = total * whose / threads, end = total * (whose + 1) / threads;
+        for (std::size_t i; (i = begin + taken[whose].count.fetch_add(1, std::memory_order_relaxed)) < end; ++finished) {
+            if (region_.failed_.load(std::memory_order_relaxed)) continue;
             try {
                 item(i);
             } catch (...) {
@@ -63,18 +68,22 @@ void Thread::each_of(FunctionRef<void(std::size_t&)> count, FunctionRef<void(std
 }
 
 void Region::run(int threads, std::size_t phases, FunctionRef<void(Thread&)> program) {
-    if (phases > capacity_) phases_ = std::make_unique<Phase[]>(phases), capacity_ = phases;
-    for (std::size_t i = 0; i < phases; ++i) {
-        phases_[i].total.store(kNotCounted, std::memory_order_relaxed);
-        phases_[i].next.store(0, std::memory_order_relaxed);
-        phases_[i].done.store(0, std::memory_order_relaxed);
-    }
     const int most = max_threads();
     count_ = phases, threads_ = threads < 1 || threads > most ? most : threads;
+    const std::size_t stretches = phases * static_cast<std::size_t>(threads_);
+    if (stretches > capacity_) {
+        phases_ = std::make_unique<Phase[]>(stretches), taken_ = std::make_unique<Taken[]>(stretches);
+        capacity_ = stretches;
+    }
+    for (std::size_t i = 0; i < phases; ++i) {
+        phases_[i].total.store(kNotCounted, std::memory_order_relaxed);
+        phases_[i].done.store(0, std::memory_order_relaxed);
+    }
+    for (std::size_t i = 0; i < stretches; ++i) taken_[i].count.store(0, std::memory_order_relaxed);
     failed_.store(false), error_ = nullptr;
-    parallel_for(static_cast<std::size_t>(threads_), threads_, [&](std::size_t) {
+    parallel_for(static_cast<std::size_t>(threads_), threads_, [&](std::size_t number) {
         try {
-            Thread thread(*this);
+            Thread thread(*this, number);
             program(thread);
         } catch (const Stopped&) {
         } catch (...) {

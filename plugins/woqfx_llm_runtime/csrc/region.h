@@ -1,7 +1,8 @@
 // A program that several threads run together, phase by phase, within one parallel call.
 //
-// Each thread runs the same program. A phase is a number of items; whoever is free takes the next, and all go on when
-// the last item is done. Nobody waits for a thread that comes late or not at all: it finds the phases behind it taken
+// Each thread runs the same program. A phase is a number of items, of which each thread has a stretch: neighbours lie
+// side by side in memory, and are read as one stream. Whoever is done with its own takes from the others' stretches, and
+// all go on when the last item is done. Nobody waits for a thread that comes late or not at all: it finds the phases behind it taken
 // and passes them. So a phase costs a few exchanges of a cache line, where a parallel call of its own costs microseconds.
 //
 // What a program does between phases may therefore read what phases write only if its results are used in items alone
@@ -24,9 +25,10 @@ class Region;
 // One thread's place in the program.
 class Thread {
 public:
-    explicit Thread(Region& region) : region_(region) {}
+    Thread(Region& region, std::size_t number) : region_(region), number_(number) {}
 
-    // Calls item(i) for each i below `count`, in any order, shared out to the threads; returns when all are done.
+    // Calls item(i) for each i below `count`, shared out to the threads; returns when all are done. In any order, but a
+    // thread that takes neighbours takes them from the first to the last.
     void each(std::size_t count, FunctionRef<void(std::size_t)> item);
     // The same for a count that depends on earlier phases: one thread counts.
     void each_of(FunctionRef<void(std::size_t&)> count, FunctionRef<void(std::size_t)> item);
@@ -41,7 +43,7 @@ public:
 
 private:
     Region& region_;
-    std::size_t phase_ = 0;
+    std::size_t number_, phase_ = 0;
 };
 
 class Region {
@@ -54,11 +56,16 @@ private:
     friend class Thread;
     static constexpr std::uint32_t kNotCounted = 0xffffffff, kCounting = 0xfffffffe;
     struct alignas(64) Phase {
-        std::atomic<std::uint32_t> total{kNotCounted}, next{0}, done{0};
+        std::atomic<std::uint32_t> total{kNotCounted}, done{0};
+    };
+    // The items that were taken of each thread's stretch.
+    struct alignas(64) Taken {
+        std::atomic<std::uint32_t> count{0};
     };
     void fail(std::exception_ptr);
 
     std::unique_ptr<Phase[]> phases_;
+    std::unique_ptr<Taken[]> taken_;  // [phases, threads]
     std::size_t capacity_ = 0, count_ = 0;
     int threads_ = 1;
     std::atomic<bool> failed_{false};

@@ -22,6 +22,13 @@ std::size_t most_products(const Layer& layer) {
     return most;
 }
 
+// No norm goes over several heads, and no weight ends within one.
+bool each_head_alone(const Attention& a) {
+    return !(a.norm_all_heads && (a.query_norm || a.key_norm)) &&
+           std::all_of(a.inputs.parts.begin(), a.inputs.parts.end(),
+                       [&](const auto& part) { return part->n() % a.head_dim == 0; });
+}
+
 }  // namespace
 
 std::size_t Step::phases() const {
@@ -139,19 +146,26 @@ void Step::attention(Thread& thread, const Layer& layer, std::size_t index) {
     const std::size_t queries = a.heads * a.head_dim;
     std::vector<Product> products;
     append(products, a.inputs, 0, rows, inputs_.data(), width);
-    products_.run(thread, products, rows, hidden, [&](std::size_t row, float* to) { normed(layer.input_norm, row, to); },
-                  nothing);
-    if (a.norm_all_heads && (a.query_norm || a.key_norm))
+    // Whoever multiplies makes heads ready, if they are ready alone.
+    const std::size_t heads = a.heads + 2 * a.kv_heads;
+    const bool alone = each_head_alone(a);
+    products_.run(
+        thread, products, rows, hidden, [&](std::size_t row, float* to) { normed(layer.input_norm, row, to); },
+        [&](const Product& p, std::size_t begin, std::size_t end) {
+            if (!alone) return;
+            const auto column = static_cast<std::size_t>(p.y - inputs_.data());
+            for (std::size_t row = p.first; row < p.first + p.rows; ++row)
+                for (std::size_t at = column + begin; at < column + end; at += a.head_dim)
+                    make_ready(a, index, row, at / a.head_dim);
+        },
+        alone ? a.head_dim : 1);
+    if (!alone)
         thread.each(rows, [&](std::size_t row) {
             float* q = inputs_.data() + row * width;
-            if (a.query_norm) (*a.query_norm)(q, queries, q);
-            if (a.key_norm) (*a.key_norm)(q + queries, a.kv_heads * a.head_dim, q + queries);
+            if (a.norm_all_heads && a.query_norm) (*a.query_norm)(q, queries, q);
+            if (a.norm_all_heads && a.key_norm) (*a.key_norm)(q + queries, a.kv_heads * a.head_dim, q + queries);
+            for (std::size_t head = 0; head < heads; ++head) make_ready(a, index, row, head);
         });
-    // Few rows are shared out by heads.
-    const std::size_t parts = rows < 4 * static_cast<std::size_t>(thread.threads()) ? a.kv_heads : 1;
-    thread.each(rows * parts, [&](std::size_t i) {
-        for (std::size_t head = i % parts; head < a.kv_heads; head += parts) store(a, index, i / parts, head);
-    });
     const RelativeBias* bias = a.bias < 0 ? nullptr : &model_.biases[static_cast<std::size_t>(a.bias)];
     attend(thread, {a.heads, a.kv_heads, a.head_dim, width, a.scale, a.softcap, bias, pages_.layers[index]},
            [&](const Piece& piece, std::size_t position) -> Seen {
@@ -179,24 +193,25 @@ void Step::attention(Thread& thread, const Layer& layer, std::size_t index) {
     }
 }
 
-// A token's queries of one group, normed and turned in place; its key and value to the page.
-void Step::store(const Attention& a, std::size_t index, std::size_t row, std::size_t kv_head) {
-    const std::size_t group = a.heads / a.kv_heads, queries = a.heads * a.head_dim, keys = a.kv_heads * a.head_dim;
-    float* all = inputs_.data() + row * (queries + 2 * keys);
-    const auto turn = [&](float* x, const std::optional<Norm>& norm) {
+// One of a token's heads: queries, then keys, then values. Queries and keys are normed and turned in place; keys and values
+// go to their page.
+void Step::make_ready(const Attention& a, std::size_t index, std::size_t row, std::size_t head) {
+    float* x = inputs_.data() + row * a.inputs.outputs() + head * a.head_dim;
+    const bool query = head < a.heads, key = !query && head < a.heads + a.kv_heads;
+    if (query || key) {
+        const std::optional<Norm>& norm = query ? a.query_norm : a.key_norm;
         if (norm && !a.norm_all_heads) (*norm)(x, a.head_dim, x);
-        if (a.rope < 0) return;
-        const auto rope = static_cast<std::size_t>(a.rope);
-        const std::size_t pairs = model_.ropes[rope].frequencies.size(), at = rope_at_[rope] + row * pairs;
-        ops().rotate(x, cosines_.data() + at, sines_.data() + at, pairs, model_.ropes[rope].interleaved);
-    };
-    for (std::size_t i = 0; i < group; ++i) turn(all + (kv_head * group + i) * a.head_dim, a.query_norm);
-    float* key = all + queries + kv_head * a.head_dim;
-    turn(key, a.key_norm);
+        if (a.rope >= 0) {
+            const auto rope = static_cast<std::size_t>(a.rope);
+            const std::size_t pairs = model_.ropes[rope].frequencies.size(), at = rope_at_[rope] + row * pairs;
+            ops().rotate(x, cosines_.data() + at, sines_.data() + at, pairs, model_.ropes[rope].interleaved);
+        }
+    }
+    if (query) return;
     const PageLayout::Layer& l = pages_.layers[index];
-    const std::size_t position = rows_[row].position;
-    std::uint8_t* head = rows_[row].piece->pages[position / kPage] + l.of(kv_head);
-    ops().store_kv(l.head, head, position % kPage, key, key + keys);
+    const std::size_t position = rows_[row].position, number = head - a.heads - (key ? 0 : a.kv_heads);
+    std::uint8_t* to = rows_[row].piece->pages[position / kPage] + l.of(number);
+    (key ? ops().store_key : ops().store_value)(l.head, to, position % kPage, x);
 }
 
 void Step::attend(Thread& thread, const Looking& a, FunctionRef<Seen(const Piece&, std::size_t position)> seen) {

@@ -79,7 +79,7 @@ private:
     void embed(Thread&, const Batch&);
     void layer(Thread&, std::size_t index);
     void attention(Thread&, const Layer&, std::size_t index);
-    void store(const Attention&, std::size_t index, std::size_t row, std::size_t kv_head);
+    void make_ready(const Attention&, std::size_t index, std::size_t row, std::size_t head);
     void attend(Thread&, const Looking&, FunctionRef<Seen(const Piece&, std::size_t position)>);
     void cross(Thread&, const Layer&, std::size_t index);
     void remember(Thread&);

@@ -22,8 +22,10 @@ void Step::remember(Thread& thread) {
             const std::size_t position = rows_[row].position;
             const float* key = inputs_.data() + row * 2 * keys;
             std::uint8_t* page = rows_[row].piece->source[position / kPage];
-            for (std::size_t head = 0; head < a->kv_heads; ++head, key += a->head_dim)
-                ops().store_kv(l.head, page + l.of(head), position % kPage, key, key + keys);
+            for (std::size_t head = 0; head < a->kv_heads; ++head, key += a->head_dim) {
+                ops().store_key(l.head, page + l.of(head), position % kPage, key);
+                ops().store_value(l.head, page + l.of(head), position % kPage, key + keys);
+            }
         });
     }
 }

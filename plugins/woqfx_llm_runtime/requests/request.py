@@ -26,12 +26,21 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 
 class Piece(NamedTuple):
-    """What a row asks of the next step: `tokens` go into `slot`, and the logits of the last `wanted` are needed."""
+    """What a row asks of the next step: `tokens` go into `slot`, and the logits of the last `wanted` are needed.
+
+    A `source` int64 [n] is to be encoded into the slot before.
+    """
 
     row: int
     slot: int
     tokens: Tensor
     wanted: int
+    source: Tensor | None
+
+    @property
+    def cost(self) -> int:
+        """Tokens of prompts and sources."""
+        return len(self.tokens) - self.wanted + (0 if self.source is None else len(self.source))
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Request:
     Rows advance together, one token for each round, and each round's tokens are chosen at once: so random numbers are
     drawn as transformers draws them. A row that has ended is filled with `pad`, and computes nothing. With `draft`, for
     one row, guessed tokens are computed along with the last one, and those that are chosen anyway come in one round.
+    `sources`, int64 [n] for each row, are what the encoder reads, of a model that has one.
 
     Whoever makes the scheduler's steps calls `pieces`, `feed` and `advance`; others look at `columns` and `finished`.
     A step may be interrupted between any two statements: what counts as done is one assignment to `_state`, and what a
@@ -64,9 +74,11 @@ class Request:
         choose: Choose,
         ends: Ends,
         draft: Draft | None = None,
+        sources: Sequence[Tensor] | None = None,
     ) -> None:
         self._starts, self._most, self._pad = tuple(starts), most, pad
         self._choose, self._ends, self._draft = choose, ends, draft
+        self._sources = sources
         self._history = _with_room(prompt)
         self.prompt_columns = prompt.shape[1]
         self._state = _State(prompt.shape[1], (True,) * len(prompt))
@@ -117,11 +129,19 @@ class Request:
             if not goes_on or row in self._logits:
                 continue
             tokens = self._row(row, columns)
+            source = None if self._sources is None else self._sources[row]
             slot = self._slots.get(row)
             if slot is None:
-                if budget <= 0 or (slot := slots.open(tokens)) is None:
+                if budget <= 0 or (slot := slots.open(tokens, source)) is None:
                     continue
                 self._slots[row] = slot
+            if source is not None:
+                if engine.source_length(slot):
+                    source = None
+                elif budget <= 0:
+                    continue
+                else:
+                    budget -= len(source)
             held = engine.length(slot)
             if held >= len(tokens) or (restart is not None and held <= restart < len(tokens)):
                 held = 0 if restart is not None and len(tokens) > restart else len(tokens) - 1
@@ -133,13 +153,13 @@ class Request:
                 fresh = fresh[:budget]
                 budget -= len(fresh)
             if held + len(fresh) < len(tokens):
-                yield Piece(row, slot, fresh, 0)
+                yield Piece(row, slot, fresh, 0, source)
                 continue
             self._guess = self._draft(tokens)[: self._most - columns - 1] if self._draft else None
             if self._guess is None:
-                yield Piece(row, slot, fresh, 1)
+                yield Piece(row, slot, fresh, 1, source)
             else:
-                yield Piece(row, slot, torch.cat([fresh, self._guess]), 1 + len(self._guess))
+                yield Piece(row, slot, torch.cat([fresh, self._guess]), 1 + len(self._guess), source)
 
     def feed(self, piece: Piece, logits: Tensor) -> None:
         """A step has computed a piece: `logits` float32 [wanted, V]."""

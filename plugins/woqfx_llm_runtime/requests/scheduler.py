@@ -132,7 +132,7 @@ class Scheduler:
             try:
                 for piece in request.pieces(self.engine, self.slots, budget, self._restart):
                     pieces.append((request, piece))
-                    budget -= len(piece.tokens) - piece.wanted
+                    budget -= piece.cost
                     if len(pieces) == MOST_ROWS:
                         return pieces
             except self.out_of_memory as error:
@@ -143,9 +143,13 @@ class Scheduler:
     def _compute(self, pieces: list[tuple[Request, Piece]], requests: list[Request]) -> bool:
         """Run the engine; False if it had to make room or was cancelled, and nothing was computed."""
         parts = [piece for _, piece in pieces]
+        sources = [(piece.slot, piece.source) for piece in parts if piece.source is not None]
         wanted = [piece.wanted for piece in parts]
         logits = torch.empty(sum(wanted), self.engine.vocab_size)
         try:
+            if sources:
+                texts = [source for _, source in sources]
+                self.engine.encode([slot for slot, _ in sources], [len(text) for text in texts], torch.cat(texts))
             self.engine.forward(
                 [piece.slot for piece in parts],
                 [len(piece.tokens) for piece in parts],

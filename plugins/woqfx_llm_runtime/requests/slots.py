@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from woqfx_llm_runtime._core import Engine
 
 #: How many sequences that have ended are remembered, so that one with the same beginning need not compute it again.
@@ -18,67 +20,92 @@ REMEMBERED = 16
 _WORTHWHILE = 8
 
 
+class _Sequence(NamedTuple):
+    """Tokens int64 [n], and what the encoder read before them, of a model that has one."""
+
+    tokens: Tensor
+    source: Tensor | None
+
+    @property
+    def before(self) -> int:
+        """How many tokens the source has."""
+        return 0 if self.source is None else len(self.source)
+
+    def common(self, other: _Sequence) -> int:
+        """How many tokens both begin with, those of a source included, which is shared as a whole or not at all."""
+        if self.source is not None and other.source is not None and not torch.equal(self.source, other.source):
+            return 0
+        return self.before + common_prefix(self.tokens, other.tokens)
+
+
 class Slots:
     """Gives each sequence a slot that holds as much of its beginning as is known.
 
-    A conversation that goes on, a system prompt, the rows of a batch that begin alike: their keys and values are
-    computed once. `reusable` bounds the length of what is shared, for models whose keys depend on how long the
-    sequence was.
+    A conversation that goes on, a system prompt, the rows of a batch that begin alike, a source that is asked about
+    again: their keys and values are computed once. `reusable` bounds the length of what is shared, for models whose
+    keys depend on how long the sequence was.
     """
 
     def __init__(self, engine: Engine, reusable: int | None) -> None:
         self._engine, self._reusable = engine, reusable
         self._lock = threading.Lock()
-        self._live: dict[int, Tensor] = {}
-        self._idle: OrderedDict[int, Tensor] = OrderedDict()
+        self._live: dict[int, _Sequence] = {}
+        self._idle: OrderedDict[int, _Sequence] = OrderedDict()
 
-    def open(self, tokens: Tensor) -> int | None:
+    def open(self, tokens: Tensor, source: Tensor | None = None) -> int | None:
         """A slot for the sequence `tokens` int64 [n], which holds at most n - 1 of them; None: ask again later.
 
-        Later, because another sequence is just now computing a beginning that this one shares.
+        Later, because another sequence is just now computing a beginning that this one shares. A slot may hold the
+        sequence's `source`, or have none yet.
         """
+        sought = _Sequence(tokens[:-1], source)
         with self._lock:
-            best, shared = self._longest(self._idle, tokens)
-            other, promised = self._longest(self._live, tokens)
-            ready = 0 if other is None else min(promised, self._engine.length(other))
+            best, shared = self._longest(self._idle, sought)
+            other, promised = self._longest(self._live, sought)
+            ready = 0 if other is None else min(promised, self._held(other))
             if promised >= max(shared, ready) + _WORTHWHILE:
                 return None
             if other is not None and ready > shared:
-                slot = self._engine.copy(other, ready)
+                slot = self._engine.copy(other, ready - sought.before)
             elif best is None or shared < _WORTHWHILE:
                 slot = self._engine.create()
-            elif shared == len(self._idle[best]):
+            elif shared == self._held(best):
                 del self._idle[best]
                 slot = best
             else:
-                slot = self._engine.copy(best, shared)
+                slot = self._engine.copy(best, shared - sought.before)
                 self._idle.move_to_end(best)
-            self._live[slot] = tokens
+            self._live[slot] = _Sequence(tokens, source)
             return slot
 
-    def _longest(self, among: dict[int, Tensor] | OrderedDict[int, Tensor], tokens: Tensor) -> tuple[int | None, int]:
+    def _longest(self, among: Mapping[int, _Sequence], sought: _Sequence) -> tuple[int | None, int]:
         best, shared = None, 0
         for slot, known in among.items():
-            common = common_prefix(known, tokens[:-1])
-            if self._reusable is not None and max(len(known), len(tokens)) > self._reusable:
+            common = known.common(sought)
+            if self._reusable is not None and max(len(known.tokens), len(sought.tokens) + 1) > self._reusable:
                 continue
             if common > shared:
                 best, shared = slot, common
         return best, shared
 
+    def _held(self, slot: int) -> int:
+        """How many tokens a slot holds, those of its source included."""
+        return self._engine.length(slot) + self._engine.source_length(slot)
+
     def grown(self, slot: int, tokens: Tensor) -> None:
         """The sequence of a slot is now `tokens`."""
-        self._live[slot] = tokens
+        self._live[slot] = self._live[slot]._replace(tokens=tokens)
 
     def close(self, slot: int) -> None:
         """A sequence has ended: its slot is remembered for what it holds, and the oldest one forgotten."""
         with self._lock:
-            held = self._live.pop(slot)[: self._engine.length(slot)]
-            if len(held) < _WORTHWHILE:
+            sequence = self._live.pop(slot)
+            tokens = sequence.tokens[: self._engine.length(slot)]
+            if len(tokens) + self._engine.source_length(slot) < _WORTHWHILE:
                 self._engine.free(slot)
                 return
-            self._engine.trim(slot, len(held))  # guesses that did not come true
-            self._idle[slot] = held.clone()
+            self._engine.trim(slot, len(tokens))  # guesses that did not come true
+            self._idle[slot] = _Sequence(tokens.clone(), sequence.source)
             if len(self._idle) > REMEMBERED:
                 self._forget()
 

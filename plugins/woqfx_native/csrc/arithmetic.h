@@ -2,6 +2,9 @@
 //
 // kOperands is the number of words in a step of 8 inputs: 8 of one float32, 4 of two bfloat16, 2 of four bytes. Operand
 // i of a step is what word i of the activations is multiplied by, in every lane; layout.h says where its codes are.
+//
+// kAhead is how many bytes ahead codes are prefetched. Where a line of codes takes many instructions, too few loads are
+// on their way at a time; int8 takes few, and is slower with more.
 #pragma once
 
 #include "kernel.h"
@@ -24,6 +27,7 @@ struct Fp32 : Arithmetic<V> {
     using Sum = F;
     static constexpr woqfx::Word kWord = woqfx::Word::f32;
     static constexpr int kOperands = 8;
+    static constexpr std::size_t kAhead = 2048;
 
     template <int kBits>
     struct Decoder {
@@ -59,6 +63,7 @@ struct Bf16 : Arithmetic<V> {
     using Sum = F;
     static constexpr woqfx::Word kWord = woqfx::Word::bf16x2;
     static constexpr int kOperands = 4;
+    static constexpr std::size_t kAhead = 2048;
 
     template <int kBits>
     struct Decoder {
@@ -94,6 +99,7 @@ struct Int8 : Arithmetic<V> {
     using Sum = typename V::IntSum;
     static constexpr woqfx::Word kWord = woqfx::Word::int8x4;
     static constexpr int kOperands = 2;
+    static constexpr std::size_t kAhead = 0;
 
     template <int kBits>
     struct Decoder {

@@ -4,11 +4,13 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "arrays.h"
 #include "layout.h"
+#include "memory.h"
 #include "numbers.h"
 #include "setting.h"
 
@@ -119,6 +121,15 @@ auto bytes_of(nb::handle self) {
                                                                   {weight.size()}, self);
 }
 
+auto new_memory(std::size_t size) {
+    using Memory = std::shared_ptr<std::uint8_t>;
+    auto memory = std::make_unique<Memory>(weight_memory(size));
+    std::uint8_t* data = memory->get();
+    const nb::capsule owner(memory.get(), [](void* held) noexcept { delete static_cast<Memory*>(held); });
+    memory.release();  // the capsule's from here on
+    return nb::ndarray<std::uint8_t, nb::ndim<1>, nb::device::cpu>(data, {size}, owner);
+}
+
 }  // namespace
 
 void bind_encode(nb::module_&);
@@ -164,6 +175,8 @@ NB_MODULE(_core, m) {
     m.def("linear", &linear_at, "weight"_a, "x"_a, "x_type"_a, "rows"_a, "stride"_a, "y"_a, "bias"_a, "bias_type"_a,
           "compute"_a, "outlier_threshold"_a, "threads"_a, "isa"_a.none() = nb::none());
     m.def("gather", &gather_arrays, "weight"_a, "index"_a.noconvert(), "y"_a.noconvert(), "threads"_a);
+
+    m.def("weight_memory", &new_memory, "size"_a, "Bytes without a value, in huge pages where there are any.");
 
     m.attr("LAYOUT_VERSION") = kLayoutVersion;
     m.def("best_isa", &best_isa, "What runs on this CPU: WOQFX_ISA, else the best that is supported.");

@@ -63,7 +63,11 @@ struct Packed {
     }
     void load() {
         unroll<C>([&](auto c) {
-            unroll<kBits / 4>([&](auto j) { words[c][j] = V::load_words(from[c] + j * int{kTile} * 4); });
+            unroll<kBits / 4>([&](auto j) {
+                const std::uint8_t* const word = from[c] + j * int{kTile} * 4;
+                words[c][j] = V::load_words(word);
+                if constexpr (A::kAhead && c * V::kLanes % 16 == 0) __builtin_prefetch(word + A::kAhead);
+            });
         });
     }
     void advance() {

@@ -5,12 +5,9 @@
 #include <cstring>
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "lane_params.h"
 #include "layout.h"
+#include "memory.h"
 #include "numbers.h"
 #include "pool.h"
 
@@ -126,19 +123,6 @@ void copy_number(const void* numbers, Float given, std::size_t at, std::uint8_t*
         std::memcpy(to + lane * 2, from + at * 2, 2);
 }
 
-constexpr std::size_t kHugePage = 2 << 20;
-
-// Large weights lie in huge pages where there are any: streams run on where a small page would end.
-std::shared_ptr<std::uint8_t> allocate(std::size_t size) {
-    const std::size_t alignment = size < kHugePage ? 64 : kHugePage;
-    void* memory = std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
-    if (!memory) throw std::bad_alloc();
-#if defined(__linux__)
-    if (size >= kHugePage) madvise(memory, size, MADV_HUGEPAGE);
-#endif
-    return {static_cast<std::uint8_t*>(memory), std::free};
-}
-
 Header read_header(const std::uint8_t* data, std::size_t size) {
     Header header{};
     if (size < sizeof header) throw Error("not a packed weight: " + std::to_string(size) + " bytes");
@@ -177,7 +161,7 @@ PackedWeight pack(const WeightView& w, int threads) {
     header.size = l.size;
     if (w.order) check_order(w.order, l.k);
 
-    const std::shared_ptr<std::uint8_t> memory = allocate(l.size);
+    const std::shared_ptr<std::uint8_t> memory = weight_memory(l.size);
     std::memcpy(memory.get(), &header, sizeof header);
     if (w.order) {
         std::memset(memory.get() + l.order_at, 0, l.tiles_at - l.order_at);
@@ -215,7 +199,7 @@ PackedWeight pack(const WeightView& w, int threads) {
 }
 
 PackedWeight PackedWeight::from_bytes(const std::uint8_t* data, std::size_t size) {
-    const std::shared_ptr<std::uint8_t> memory = allocate(size);
+    const std::shared_ptr<std::uint8_t> memory = weight_memory(size);
     std::memcpy(memory.get(), data, size);
     return from_shared(memory, size);
 }

@@ -192,6 +192,41 @@ def test_rounded_inputs_of_w8a8(tmp_path):
     assert all(m.scheme.compute_dtype == "int8" for m in model.modules() if isinstance(m, PackedWeight))
 
 
+ACTIVATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "static": ({"dynamic": False, "strategy": "tensor"}, r"inputs of layers to 8-bit integers \(tensor, static\)"),
+    "asymmetric": ({"symmetric": False}, r"inputs of layers to 8-bit integers \(token, dynamic\)"),
+    "fp8": ({"type": "float"}, r"inputs of layers to 8-bit floats \(token, dynamic\)"),
+    "4-bit": ({"num_bits": 4}, "inputs of layers to 4-bit integers"),
+}
+ROUNDED = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+
+
+@pytest.mark.parametrize("case", ACTIVATIONS)
+def test_other_roundings_of_inputs_are_told(tmp_path, case):
+    changes, said = ACTIVATIONS[case]
+    args = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    quantization = config(args, "int-quantized")
+    quantization["config_groups"]["group_0"]["input_activations"] = ROUNDED | changes
+    folder, dense = made(tmp_path, quantization, compressed(args, "int-quantized"))
+    with pytest.warns(CheckpointWarning, match=said):
+        model = assert_loads(folder, dense, "int8")
+    assert all(m.scheme.compute_dtype == "fp32" for m in model.modules() if isinstance(m, PackedWeight))
+
+
+def test_inputs_of_weights_in_groups_outputs_and_the_cache_are_told(tmp_path):
+    args = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+    quantization = config(args, "pack-quantized")
+    quantization["config_groups"]["group_0"]["input_activations"] = ROUNDED
+    quantization["config_groups"]["group_0"]["output_activations"] = {"num_bits": 8, "type": "float"}
+    quantization["kv_cache_scheme"] = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}
+    folder, _ = made(tmp_path, quantization, compressed(args, "pack-quantized"))
+    with pytest.warns(CheckpointWarning, match="outputs of layers to 8-bit floats") as told:
+        open_checkpoint(folder)
+    (message,) = [str(one.message) for one in told if one.category is CheckpointWarning]
+    assert "inputs of layers to 8-bit integers (token, dynamic)" in message
+    assert "keys and values to 8-bit floats (tensor, static) (kv_cache_scheme)" in message
+
+
 def test_nvfp4(tmp_path):
     folder, dense = quantized_folder(
         tmp_path / "theirs",

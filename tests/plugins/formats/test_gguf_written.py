@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import torch
 from folders_of_models import saved, write
-from tiny_models import tiny_inputs
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-import woqfx
 from woqfx.errors import CheckpointError, PlanError
 from woqfx.loading import open_checkpoint
 from woqfx.transcoding import convert
@@ -61,12 +59,6 @@ def exported(folder: Path, tmp_path: Path, **how: Any) -> tuple[Path, Path]:
     return ours, tmp_path / "theirs" / "model.gguf"
 
 
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model(**tiny_inputs(model)).logits
-    return found
-
-
 @pytest.mark.parametrize("kind", SCHEMES)
 def test_the_gguf_package_reads_the_weights(folder, tmp_path, kind):
     ours, path = exported(folder, tmp_path, **SCHEMES[kind])
@@ -77,18 +69,6 @@ def test_the_gguf_package_reads_the_weights(folder, tmp_path, kind):
     expected = stored.read_weight("model.layers.1.mlp.down_proj.weight").dequantize()
     assert np.array_equal(gguf.dequantize(down.data, down.tensor_type), expected.numpy())
     assert all(tensor.tensor_type.name == "F32" for tensor in tensors.values() if tensor.name.endswith("norm.weight"))
-
-
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-def test_transformers_loads_the_same_model(tmp_path, family, kind):
-    changes = {"head_dim": 128} if family == "qwen3" else {}  # transformers takes that number for granted
-    ours, path = exported(saved(family, tmp_path, **changes), tmp_path, **SCHEMES[kind])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.modeling_utils.is_accelerate_available", lambda *_: True)
-        theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    assert torch.allclose(logits(theirs), logits(woqfx.load(ours)), atol=2e-5)
-    assert torch.allclose(logits(woqfx.load(path)), logits(woqfx.load(ours)), atol=1e-6)
 
 
 def test_offsets_and_every_block_type_there_and_back(tmp_path):
@@ -135,7 +115,7 @@ def test_rotary_factors_of_llama_3(tmp_path):
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    from woqfx_formats.gguf_architecture import Architecture
+    from woqfx_formats.gguf_decoder import Decoder
 
     rope = {
         "rope_type": "llama3",
@@ -146,7 +126,7 @@ def test_rotary_factors_of_llama_3(tmp_path):
         "original_max_position_embeddings": 8192,
     }
     config = LlamaConfig(hidden_size=256, num_attention_heads=2, rope_parameters=rope, max_position_embeddings=131072)
-    factors = Architecture.of(config.to_dict(), "m").extra_tensors()["rope_freqs.weight"]
+    factors = Decoder(config, "m").llama3_factors()
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     plain = 500000.0 ** -(torch.arange(0, 128, 2) / 128)
     assert torch.allclose(plain / factors, scaled, rtol=1e-5)
@@ -169,8 +149,8 @@ def test_scales_that_are_no_fp16_numbers(folder, tmp_path):
         convert(ours, tmp_path / "theirs", to="gguf")
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+@pytest.mark.parametrize("family", ["opt", "falcon"])
 def test_other_architectures_are_refused(tmp_path, family):
     ours = write(saved(family, tmp_path), tmp_path / "ours", dtype="int8")
-    with pytest.raises(CheckpointError, match="GGUF is written for llama, mistral, qwen2, qwen3"):
+    with pytest.raises(CheckpointError, match="GGUF is written for llama, mistral, mixtral"):
         convert(ours, tmp_path / "theirs", to="gguf")

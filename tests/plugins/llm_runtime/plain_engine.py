@@ -14,11 +14,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from woqfx_llm_runtime.description import Experts
+from woqfx_llm_runtime.relative import by_distance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from woqfx_llm_runtime.description import MLP, Attention, Description, Linear, Norm, Rope
+    from woqfx_llm_runtime.description import (
+        MLP,
+        Attention,
+        CrossAttention,
+        Description,
+        Layer,
+        Linear,
+        Norm,
+        RelativeBias,
+        Rope,
+    )
 
 _ACTIVATIONS = {
     "silu": functional.silu,
@@ -40,7 +51,7 @@ def dense_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 class PlainEngine:
-    """As `_core.Engine`; `steps` counts calls of `forward`, `rows` the sequences in each."""
+    """As `_core.Engine`; `rows` are the sequences in each call of `forward`, `sources` those in each of `encode`."""
 
     def __init__(self, description: Description, weights: Mapping[str, Tensor], max_memory: int = 1 << 40) -> None:
         self.description, self.weights, self.max_memory = description, weights, max_memory
@@ -50,7 +61,9 @@ class PlainEngine:
         )
         self._numbers = itertools.count()
         self._cache: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._sources: dict[int, Tensor] = {}  # what the encoder made
         self.rows: list[int] = []
+        self.sources: list[int] = []
 
     @property
     def slots(self) -> list[int]:
@@ -62,17 +75,18 @@ class PlainEngine:
 
     def create(self) -> int:
         number = next(self._numbers)
-        self._cache[number] = [
-            (torch.empty(0, a.kv_heads, a.head_dim),) * 2 for a in (one.attention for one in self.description.layers)
-        ]
+        self._cache[number] = [_nothing(layer) for layer in self.description.layers]
         return number
 
     def free(self, slot: int) -> None:
         del self._cache[slot]
+        self._sources.pop(slot, None)
 
     def copy(self, slot: int, length: int) -> int:
         number = next(self._numbers)
         self._cache[number] = [(k[:length], v[:length]) for k, v in self._cache[slot]]
+        if slot in self._sources:
+            self._sources[number] = self._sources[slot]
         return number
 
     def trim(self, slot: int, length: int) -> None:
@@ -83,6 +97,19 @@ class PlainEngine:
 
     def cancel(self) -> None:
         """Nothing runs beside the caller."""
+
+    def source_length(self, slot: int) -> int:
+        return len(self._sources.get(slot, ()))
+
+    def encode(self, slots: Sequence[int], counts: Sequence[int], tokens: Tensor) -> None:
+        encoder = self.description.encoder
+        assert encoder is not None and not any(slot in self._sources for slot in slots)
+        self.sources = [*self.sources, len(slots)]
+        for slot, part in zip(slots, tokens.split(list(counts)), strict=True):
+            h = self._embed(part, 0)
+            for layer in encoder.layers:
+                h, _ = self._layer(layer, h, _nothing(layer), 0, None)
+            self._sources[slot] = self._norm(encoder.final_norm, h)
 
     def forward(
         self, slots: Sequence[int], counts: Sequence[int], wanted: Sequence[int], tokens: Tensor, logits: Tensor
@@ -99,20 +126,47 @@ class PlainEngine:
 
     def _run(self, slot: int, tokens: Tensor) -> Tensor:
         d, past = self.description, self.length(slot)
+        assert d.encoder is None or slot in self._sources
+        h, cache = self._embed(tokens, past), self._cache[slot]
+        for number, layer in enumerate(d.layers):
+            h, cache[number] = self._layer(layer, h, cache[number], past, self._sources.get(slot))
+        logits = self._linear(d.head, self._norm(d.final_norm, h)) * d.logit_scale
+        return logits if d.logit_softcap is None else d.logit_softcap * torch.tanh(logits / d.logit_softcap)
+
+    def _embed(self, tokens: Tensor, past: int) -> Tensor:
+        d = self.description
         h = self.weights[d.embedding][tokens] * d.embedding_scale
         if d.positions is not None:
             first = past + d.positions.offset
             h = h + self.weights[d.positions.weight][first : first + len(tokens)]
-        h = self._norm(d.embedding_norm, h)
-        cache = self._cache[slot]
-        for number, layer in enumerate(d.layers):
-            seen, cache[number] = self._attend(layer.attention, self._norm(layer.input_norm, h), cache[number], past)
-            a = layer.residual_scale * self._norm(layer.attention_output_norm, seen)
-            base = h if layer.parallel else h + a
-            mlp = self._mlp(layer.mlp, self._norm(layer.mlp_norm, base))
-            h = h + a + layer.residual_scale * self._norm(layer.mlp_output_norm, mlp)
-        logits = self._linear(d.head, self._norm(d.final_norm, h)) * d.logit_scale
-        return logits if d.logit_softcap is None else d.logit_softcap * torch.tanh(logits / d.logit_softcap)
+        return self._norm(d.embedding_norm, h)
+
+    def _layer(
+        self, layer: Layer, h: Tensor, cached: tuple[Tensor, Tensor], past: int, source: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        seen, cached = self._attend(layer.attention, self._norm(layer.input_norm, h), cached, past)
+        a = layer.residual_scale * self._norm(layer.attention_output_norm, seen)
+        base = h if layer.parallel else h + a
+        if layer.cross is not None and source is not None:
+            base = base + layer.residual_scale * self._cross(layer.cross, self._norm(layer.cross_norm, base), source)
+        mlp = self._mlp(layer.mlp, self._norm(layer.mlp_norm, base))
+        end = h + a if layer.parallel else base
+        return end + layer.residual_scale * self._norm(layer.mlp_output_norm, mlp), cached
+
+    def _cross(self, a: CrossAttention, x: Tensor, source: Tensor) -> Tensor:
+        q = self._linear(a.query, x).view(len(x), a.heads, a.head_dim)
+        k, v = (
+            self._linear(one, source)
+            .view(len(source), a.kv_heads, a.head_dim)
+            .repeat_interleave(a.heads // a.kv_heads, 1)
+            for one in (a.key, a.value)
+        )
+        weights = (torch.einsum("qhd,khd->hqk", q, k) * a.scale).softmax(-1)
+        return self._linear(a.output, torch.einsum("hqk,khd->qhd", weights, v).flatten(1))
+
+    def _bias(self, bias: RelativeBias, distance: Tensor) -> Tensor:
+        table = by_distance(bias, self.weights[bias.weight])
+        return table[:, distance.clamp(-bias.max_distance, bias.max_distance) + bias.max_distance]
 
     def _linear(self, linear: Linear, x: Tensor) -> Tensor:
         weight = self.weights[linear.weight]
@@ -151,7 +205,9 @@ class PlainEngine:
         if a.softcap is not None:
             scores = a.softcap * torch.tanh(scores / a.softcap)
         distance = torch.arange(past, past + len(x))[:, None] - torch.arange(len(keys))[None]
-        hidden = (distance < 0) | (distance >= (a.window or math.inf))
+        if a.bias is not None:
+            scores = scores + self._bias(a.bias, -distance)
+        hidden = ((distance < 0) & a.causal) | (distance >= (a.window or math.inf))
         weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
         mixed = torch.einsum("hqk,khd->qhd", weights, values.repeat_interleave(shared, 1))
         return self._linear(a.output, mixed.flatten(1)), (keys, values)
@@ -174,6 +230,10 @@ class PlainEngine:
                 inner = _ACTIVATIONS[mlp.activation](gate) * up
                 result[row] += weight * (self.weights[mlp.down][expert] @ inner)
         return result
+
+
+def _nothing(layer: Layer) -> tuple[Tensor, Tensor]:
+    return (torch.empty(0, layer.attention.kv_heads, layer.attention.head_dim),) * 2
 
 
 def _rotate(rope: Rope, x: Tensor, past: int) -> Tensor:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 #: The families of the runtime, by the names of `tiny_models`.
 FAMILIES = (
     *("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "smollm3", "granite", "olmo2"),
-    *("gpt2", "opt", "gpt_neox", "mixtral", "qwen3_moe"),
+    *("gpt2", "opt", "gpt_neox", "mixtral", "qwen3_moe", "t5", "mt5", "umt5"),
 )
 
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
@@ -67,8 +70,20 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "opt-plain-norms": ("opt", {"layer_norm_elementwise_affine": False}),
     "gpt_neox-sequential": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
     "mixtral-window": ("mixtral", {"sliding_window": 5}),
+    "t5-gated": ("t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "t5-near-buckets": ("t5", {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}),
+    "t5-uneven": ("t5", {"num_layers": 1, "num_decoder_layers": 3, "d_kv": 24}),
+    "umt5-plain": ("umt5", {"feed_forward_proj": "relu"}),
     "qwen3_moe-normalized": ("qwen3_moe", {"norm_topk_prob": True, "mlp_only_layers": [0]}),
 }
 
+
 #: Every case by its readable id.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {**{name: (name, {}) for name in FAMILIES}, **VARIANTS}
+
+
+def given(model: Any, tokens: Tensor) -> dict[str, Tensor]:
+    """What to call a model with for the logits of `tokens` [B, T]. An encoder reads them backwards, and one twice."""
+    if not model.config.is_encoder_decoder:
+        return {"input_ids": tokens}
+    return {"input_ids": torch.cat([tokens.flip(1), tokens[:, :1]], 1), "decoder_input_ids": tokens}

@@ -11,6 +11,7 @@ from tiny_models import tiny_model
 from woqfx_llm_runtime.causal_lm import RuntimeModel
 from woqfx_llm_runtime.families import family_of
 from woqfx_llm_runtime.requests.scheduler import Scheduler
+from woqfx_llm_runtime.seq2seq import RuntimeSeq2Seq
 
 
 @dataclass
@@ -27,7 +28,8 @@ def pair_of(family: str, *, max_memory: int = 1 << 40, by_length: int | None = N
     model = tiny_model(family, **changes)
     describe = family_of(model)
     assert describe is not None
-    engine: Any = PlainEngine(describe(model), dense_weights(model), max_memory)
+    described = describe(model)
+    engine: Any = PlainEngine(described, dense_weights(model), max_memory)
     scheduler = Scheduler(
         engine,
         by_length=by_length,
@@ -35,4 +37,5 @@ def pair_of(family: str, *, max_memory: int = 1 << 40, by_length: int | None = N
         out_of_memory=OutOfMemory,
         cancelled=KeyError,
     )
-    return Pair(model, RuntimeModel(model.config, scheduler, "plain"), engine)
+    kind = RuntimeModel if described.encoder is None else RuntimeSeq2Seq
+    return Pair(model, kind(model.config, scheduler, "plain"), engine)

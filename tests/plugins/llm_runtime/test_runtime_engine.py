@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from engine_models import checkpoint_of, dense_twin, on_engine, random_tokens
-from runtime_models import CASES
+from runtime_models import CASES, given
 
 import woqfx
 from woqfx.errors import CheckpointError, PlanError, SchemeError
@@ -18,9 +18,9 @@ pytest.importorskip("woqfx_llm_runtime._core", reason="woqfx was installed witho
 DTYPES = ("int8", "int4_clip", "int4_fullrange", "nf4", "fp4_e2m1")
 
 
-def logits(model, tokens, **more):
+def logits(model, input_ids, **more):
     with torch.no_grad():
-        return model(input_ids=tokens, **more).logits
+        return model(input_ids=input_ids, **more).logits
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -30,8 +30,10 @@ def test_logits_of_every_family(case, tmp_path):
     folder = checkpoint_of(tmp_path / "out", family, changes, rules=["*=int8"])
     ours, theirs = on_engine(folder), dense_twin(folder, family, changes)
     for length in (1, 9, 40):
-        tokens = random_tokens(2, length)
-        torch.testing.assert_close(logits(ours, tokens), logits(theirs, tokens, use_cache=False), rtol=2e-4, atol=2e-4)
+        inputs = given(theirs, random_tokens(2, length))
+        torch.testing.assert_close(
+            logits(ours, **inputs), logits(theirs, **inputs, use_cache=False), rtol=2e-4, atol=2e-4
+        )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "phi3", "mixtral"])

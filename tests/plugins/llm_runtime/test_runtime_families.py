@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from plain_engine import PlainEngine, dense_weights
-from runtime_models import CASES, FAMILIES
+from runtime_models import CASES, FAMILIES, given
 from tiny_models import tiny_config, tiny_model
 
 from woqfx.skeleton import build_skeleton
@@ -32,10 +32,13 @@ def test_a_description_computes_what_the_model_computes(case):
     engine = PlainEngine(described(model), dense_weights(model))
     for length in (1, 9, LONG):
         tokens, slot = tokens_of(model, length), engine.create()
+        inputs = given(model, tokens[None])
+        if "decoder_input_ids" in inputs:
+            engine.encode([slot], [inputs["input_ids"].shape[1]], inputs["input_ids"][0])
         found = torch.empty(length, engine.vocab_size)
         engine.forward([slot], [length], [length], tokens, found)
         with torch.no_grad():
-            wanted = model(input_ids=tokens[None], use_cache=False).logits[0]
+            wanted = model(**inputs, use_cache=False).logits[0]
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -64,6 +67,9 @@ def test_every_known_class_has_a_case():
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention is True"),
         ("llama", {"is_causal": False}, "is_causal is False"),
         ("granite", {"logits_scaling": 0.0}, "logits_scaling is 0"),
+        ("t5", {"feed_forward_proj": "gated-mish"}, "dense_act_fn 'mish' is not one of silu"),
+        ("t5", {"relative_attention_num_buckets": 2}, "relative_attention_num_buckets 2 and .* 4 to 4096 buckets"),
+        ("umt5", {"relative_attention_max_distance": 16}, "relative_attention_max_distance 16"),
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else None,
 )

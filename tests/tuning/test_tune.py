@@ -1,0 +1,174 @@
+"""Tuning a checkpoint as a whole: what changes, what does not, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny_model
+
+import woqfx
+from woqfx import CalibrationRequest, TuningOptions, WoqfxError
+from woqfx.disk.checkpoint import Checkpoint
+from woqfx.errors import CalibrationError, OutputError, PlanError
+from woqfx.evaluate import compare
+from woqfx.memory import single_threaded
+from woqfx.original import load_original
+from woqfx.tuning.tune import tuning_memory
+
+QUICK = TuningOptions(passes=2, rate=0.003)
+
+
+def tokens(count: int = 32, *, seed: int = 0, length: int = 24) -> torch.Tensor:
+    return torch.randint(3, 100, (count, length), generator=torch.Generator().manual_seed(seed))
+
+
+def data(count: int = 32) -> CalibrationRequest:
+    return CalibrationRequest(tokens(count), samples=count, seq_len=24)
+
+
+def folder_of(path: Path, family: str, **changes: object) -> Path:
+    tiny_model(family, **changes).save_pretrained(path)
+    return path
+
+
+def quantized(path: Path, original: Path, **request: object) -> Path:
+    woqfx.quantize(str(original), out=path, progress="none", **{"group_size": 16, **request})
+    return path
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> tuple[Path, Path]:
+    """A checkpoint, and its original."""
+    folder = tmp_path_factory.mktemp("llama")
+    original = folder_of(folder / "original", "llama")
+    return quantized(folder / "quantized", original, dtype="int4_clip"), original
+
+
+def test_predictions_come_nearer_on_other_text(llama, tmp_path):
+    """Measured by `woqfx eval`'s own arithmetic, on tokens that were in none of the data."""
+    checkpoint, original = llama
+    found = woqfx.tune(checkpoint, original, tmp_path / "tuned", data=data(), options=QUICK)
+    assert found.better
+    assert (found.sequences, found.held_out) == (28, 4)
+    other, reference = tokens(4, seed=9).flatten(), load_original(original)
+    with torch.no_grad():
+        before, after = (
+            compare(woqfx.load(path), reference, other, 24).divergence for path in (checkpoint, tmp_path / "tuned")
+        )
+    assert after < 0.97 * before
+
+
+def test_codes_and_everything_that_is_no_scale_or_vector_stay(llama, tmp_path):
+    checkpoint, original = llama
+    found = woqfx.tune(checkpoint, original, tmp_path / "tuned", data=data(), options=QUICK)
+    before, after = Checkpoint(checkpoint), Checkpoint(tmp_path / "tuned")
+    assert after.weights == before.weights
+    assert after.kept == before.kept
+    for name in before.weights:
+        assert torch.equal(after.read_weight(name).codes, before.read_weight(name).codes)
+        assert not torch.equal(after.read_weight(name).scales, before.read_weight(name).scales)
+        assert after.errors[name] is None  # what was measured is no longer so
+    for name, info in before.kept.items():
+        assert torch.equal(after.read_kept(name), before.read_kept(name)) == (len(info.shape) > 1)
+    told = after.request["tuned"]
+    assert told["divergence"] == {"before": found.before, "after": found.after}
+    assert {name: told[name] for name in ("passes", "rate", "products")} == {
+        "passes": 2,
+        "rate": 0.003,
+        "products": "fp32",
+    }
+    assert {**after.request, "tuned": None} == {**before.request, "tuned": None}
+
+
+@pytest.mark.parametrize(
+    ("family", "request_of_it"),
+    [
+        ("gpt2", {"dtype": "nf4"}),
+        ("opt", {"dtype": "int4_fullrange", "symmetric": False}),
+        ("mixtral", {"dtype": "int4_clip", "double_quant": True}),
+        ("t5", {"dtype": "fp4_e2m1"}),
+        ("gemma2", {"dtype": "int4_clip", "scale_dtype": "bf16"}),
+    ],
+    ids=["conv1d-nf4", "biases-asymmetric", "experts-double-quant", "encoder-decoder", "tied-soft-cap"],
+)
+def test_families_and_schemes(family, request_of_it, tmp_path):
+    original = folder_of(tmp_path / "original", family)
+    checkpoint = quantized(tmp_path / "quantized", original, **request_of_it)
+    found = woqfx.tune(checkpoint, original, tmp_path / "tuned", data=data(), options=QUICK)
+    assert found.better
+    woqfx.load(tmp_path / "tuned")
+
+
+def test_other_programs_checkpoints(llama, tmp_path):
+    """What GPTQ's format holds is tuned too, and written in woqfx's own."""
+    checkpoint, original = llama
+    woqfx.convert(checkpoint, tmp_path / "gptq", to="gptq", progress="none")
+    found = woqfx.tune(tmp_path / "gptq", original, tmp_path / "tuned", data=data(), options=QUICK)
+    assert found.better
+    assert Checkpoint(tmp_path / "tuned").weights.keys() == Checkpoint(checkpoint).weights.keys()
+
+
+def test_bfloat16_products(llama, tmp_path):
+    options = TuningOptions(passes=2, rate=0.003, products="bf16")
+    assert woqfx.tune(llama[0], llama[1], tmp_path / "tuned", data=data(), options=options).better
+
+
+def test_what_is_no_better_is_not_written(llama, tmp_path):
+    options = TuningOptions(passes=1, rate=10)
+    found = woqfx.tune(llama[0], llama[1], tmp_path / "tuned", data=data(8), options=options)
+    assert not found.better
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_the_number_of_threads_changes_nothing(llama, tmp_path):
+    digests = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        out = tmp_path / f"tuned-{threads}"
+        woqfx.tune(llama[0], llama[1], out, data=data(8), options=TuningOptions(passes=1))
+        digests.append({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in out.iterdir()})
+    torch.set_num_threads(before)
+    assert digests[0] == digests[1]
+
+
+def test_another_model_is_refused_before_anything_is_computed(llama, tmp_path):
+    other = folder_of(tmp_path / "other", "llama", intermediate_size=128)
+    with pytest.raises(PlanError, match=r"mlp\.\w+_proj\.weight is \[.*\] in .*quantized, and \[.*\] in .*other"):
+        woqfx.tune(llama[0], other, tmp_path / "tuned", data=data())
+    stranger = folder_of(tmp_path / "stranger", "gpt2")
+    with pytest.raises(PlanError, match="is not in .*stranger: give the model that .*quantized was made from"):
+        woqfx.tune(llama[0], stranger, tmp_path / "tuned", data=data())
+
+
+def test_too_little_data(llama, tmp_path):
+    with pytest.raises(CalibrationError, match="two sequences"):
+        woqfx.tune(llama[0], llama[1], tmp_path / "tuned", data=data(1))
+
+
+def test_not_into_the_checkpoint_itself(llama):
+    with pytest.raises(OutputError, match="inside the model that is read"):
+        woqfx.tune(llama[0], llama[1], llama[0], data=data(), overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"passes": 0}, "passes is 0"), ({"rate": -1}, "rate is -1"), ({"products": "fp8"}, "products is 'fp8'")],
+    ids=["no-pass", "backwards", "unknown-products"],
+)
+def test_options_that_cannot_be_meant(changes, said):
+    with pytest.raises(WoqfxError, match=said):
+        TuningOptions(**changes)
+
+
+def test_memory_from_sizes(llama):
+    """Twice what is kept, and of quantized weights the original, what they are, and a gradient for each thread."""
+    stored = json.loads((llama[0] / "woqfx.json").read_text())["weights"]
+    quantized = sum(torch.Size(one["shape"]).numel() for one in stored.values())
+    whole = sum(parameter.numel() for parameter in load_original(llama[1]).parameters())
+    with single_threaded():
+        assert tuning_memory(llama[0]) == 4 * (2 * (whole - quantized) + 3 * quantized)

@@ -1,0 +1,71 @@
+"""A quantized model with some of its weights, and of what is kept beside them, replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from woqfx.format import StoredModel, StoredWeight
+from woqfx.qtensor import QTensor
+from woqfx.source.base import TensorInfo
+
+
+class Tuned(StoredModel):
+    """`model` with `changes`, in the schemes, shapes and types that those had. `how` goes into its request."""
+
+    def __init__(self, model: StoredModel, changes: Mapping[str, QTensor | Tensor], how: Mapping[str, Any]) -> None:
+        self.label = model.label
+        self._model, self._how = model, how
+        self._weights = {name: one for name, one in changes.items() if isinstance(one, QTensor)}
+        self._kept = {
+            name: one.to(model.kept[name].dtype) for name, one in changes.items() if not isinstance(one, QTensor)
+        }
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """See `StoredModel.config`."""
+        return self._model.config
+
+    @property
+    def weights(self) -> Mapping[str, StoredWeight]:
+        """See `StoredModel.weights`."""
+        return self._model.weights
+
+    @property
+    def kept(self) -> Mapping[str, TensorInfo]:
+        """See `StoredModel.kept`."""
+        return self._model.kept
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """See `StoredModel.aliases`."""
+        return self._model.aliases
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """See `StoredModel.notes`."""
+        return self._model.notes
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        """See `StoredModel.request`: what made it, and how it was tuned."""
+        return {**self._model.request, "tuned": dict(self._how)}
+
+    @property
+    def errors(self) -> Mapping[str, float | None]:
+        """See `StoredModel.errors`: known of weights that are as they were."""
+        return {name: error for name, error in self._model.errors.items() if name not in self._weights}
+
+    def sidecars(self) -> Mapping[str, bytes]:
+        """See `StoredModel.sidecars`."""
+        return self._model.sidecars()
+
+    def read_weight(self, name: str) -> QTensor:
+        """See `StoredModel.read_weight`."""
+        return self._weights[name] if name in self._weights else self._model.read_weight(name)
+
+    def read_kept(self, name: str) -> Tensor:
+        """See `StoredModel.read_kept`."""
+        return self._kept[name] if name in self._kept else self._model.read_kept(name)
