@@ -30,6 +30,7 @@ import woqfx
 from benchmarks.cache import default_cache
 from benchmarks.peers import llama_cpp_setup
 from benchmarks.peers.environment import environment
+from benchmarks.publish import publish, read
 from examples.demo import smollm2
 from woqfx.cpu import this_cpu
 from woqfx.source.tokenizer import load_tokenizer
@@ -37,11 +38,10 @@ from woqfx.transcoding import convert
 
 PROMPTS = ("The capital of France is", "def fibonacci(n):", "Once upon a time", "Water boils at 100")
 TOKENS = 12
-RESULTS = Path(__file__).parent / "results"
 _PEERS = Path(__file__).parent / "peers"
 
-#: Its build needs torch to be there first.
-_GPTQMODEL = (
+#: How its environment is made: its build needs torch to be there first.
+GPTQMODEL = (
     ("torch==2.13.0", "transformers==5.23.0", "accelerate", "safetensors", "setuptools", "wheel"),
     ("--no-build-isolation", "gptqmodel==7.7.0"),
 )
@@ -126,7 +126,7 @@ def reader_command(reader: str, cache: Path) -> list[str]:
     if reader == "llama.cpp":
         return [str(llama_cpp_setup.environment(cache)), str(_PEERS / "read_llama_cpp.py")]
     if reader == "GPTQModel":
-        return [str(environment(cache / "gptqmodel", *_GPTQMODEL)), str(_PEERS / "read_gptqmodel.py")]
+        return [str(environment(cache / "gptqmodel", *GPTQMODEL)), str(_PEERS / "read_gptqmodel.py")]
     if reader == "vLLM":
         return [str(environment(cache / "vllm", *_VLLM)), str(_PEERS / "read_vllm.py")]
     return [sys.executable, str(_PEERS / "read_transformers.py")]
@@ -234,9 +234,8 @@ def main() -> None:
     parser.add_argument("--only", default="*", metavar="PATTERN", help="rows whose name matches (%(default)s)")
     parser.add_argument("--again", action="store_true", help="also those that are there already")
     arguments = parser.parse_args()
-    target = RESULTS / "formats.json"
     for case in CASES:
-        there = "apart" in _results(target).get(case.name, {}) and not arguments.again
+        there = "apart" in read("formats").get(case.name, {}) and not arguments.again
         if there or not fnmatch.fnmatchcase(case.name, arguments.only):
             continue
         try:
@@ -245,15 +244,9 @@ def main() -> None:
         except (RuntimeError, subprocess.CalledProcessError) as error:
             print(error, file=sys.stderr)
             found = {"failed": str(error).rstrip().splitlines()[-1]}
-        results = _results(target) | {case.name: found}  # read again: others may have been measured meanwhile
+        results = read("formats") | {case.name: found}  # read again: others may have been measured meanwhile
         print(case.name, json.dumps(found), flush=True)
-        target.write_text(json.dumps(results, indent=1) + "\n")
-        target.with_suffix(".md").write_text(page(results))
-
-
-def _results(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
+        publish("formats", results, page(results))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from woqfx.cpu import this_cpu
 from woqfx.evaluate import compare
 from woqfx.mixed.mixing import mix
 from woqfx.original import load_original
-from woqfx.planning import Request, make_plan
+from woqfx.planning import make_plan
+from woqfx.request import Request
 from woqfx.source import open_source
 from woqfx.wording import scheme
 

@@ -58,6 +58,15 @@ def ours(dtype: str, algorithm: str, *flags: str) -> Job:
     return Job(" ".join([dtype, algorithm, *(flag.lstrip("-") for flag in flags)]), "out", command)
 
 
+def tuned(dtype: str, algorithm: str, *flags: str) -> Job:
+    """The same, and what came of it tuned by `woqfx tune`."""
+
+    def command(folder: Path) -> Sequence[str]:
+        return [sys.executable, "-m", "benchmarks.quality_tuned", str(folder), dtype, algorithm, *flags]
+
+    return Job(" ".join([f"{dtype} {algorithm}, tuned", *(flag.lstrip("-") for flag in flags)]), "out", command)
+
+
 def compressor(algorithm: str) -> Job:
     """Intel Neural Compressor."""
 
@@ -109,6 +118,7 @@ JOBS = (
             ("best",),
         )
     ),
+    *(tuned("int4_fullrange", algorithm, "--products", "bf16") for algorithm in ("rtn", "awq", "awq+gptq", "best")),
     *(compressor(algorithm) for algorithm in ("rtn", "awq", "gptq", "teq")),
     *(llama_cpp(*kind) for kind in (("Q4_0", 4.5), ("IQ4_NL", 4.53), ("Q4_K_M", 5.53))),
     auto_round(50),

@@ -17,15 +17,14 @@ def main(model: str) -> None:
     import transformers  # noqa: F401
 
     marks["transformers"] = time.perf_counter()
-    from woqfx.planning import Request, make_plan
+    from woqfx.planning import make_plan
+    from woqfx.request import Request
     from woqfx.source import open_source
 
     marks["woqfx"] = time.perf_counter()
     source = open_source(model)
     marks["source"] = time.perf_counter()
-    make_plan(
-        source, Request.read(algorithm="rtn", backend="torch_cpu", rules=(), options=None, dtype="int4_clip")
-    ).check()
+    make_plan(source, Request.read(dtype="int4_clip")).check()
     marks["plan"] = time.perf_counter()
     names, times = list(marks)[1:], list(marks.values())
     print(json.dumps({name: after - before for name, before, after in zip(names, times, times[1:], strict=False)}))

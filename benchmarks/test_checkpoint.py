@@ -16,7 +16,8 @@ import woqfx
 from benchmarks.conftest import Timed
 from benchmarks.make_model import Llama, make_model
 from woqfx.api import quantize_to
-from woqfx.planning import Request, make_plan
+from woqfx.planning import make_plan
+from woqfx.request import Request
 from woqfx.source import Source, open_source
 
 SMALL = Llama(hidden_size=512, intermediate_size=1408, num_hidden_layers=6, num_attention_heads=8, vocab_size=2000)
@@ -37,7 +38,7 @@ def checkpoint(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _quantize(source: Source, out: Path) -> None:
-    request = Request.read(algorithm="rtn", backend="torch_cpu", rules=(), options=None, dtype="int4_clip")
+    request = Request.read(dtype="int4_clip")
     quantize_to(source, make_plan(source, request), out, progress="none")
 
 

@@ -10,7 +10,8 @@ from tiny_models import tiny_inputs, tiny_model
 
 from woqfx.disk.checkpoint import Checkpoint
 from woqfx.engine import write_checkpoint
-from woqfx.planning import Request, make_plan
+from woqfx.planning import make_plan
+from woqfx.request import Request
 from woqfx.source import FolderSource
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ def saved(family: str, folder: Path, **changes: Any) -> Path:
 
 def request(**changes: Any) -> Request:
     """A request with `woqfx.quantize`'s defaults."""
-    defaults: dict[str, Any] = {"algorithm": "rtn", "backend": "torch_cpu", "rules": (), "options": None}
-    return Request.read(**{**defaults, "dtype": "int4_clip", **changes})
+    return Request.read(**{"dtype": "int4_clip", **changes})
 
 
 def write(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import woqfx
-from woqfx import Scheme, Support, bench, bench_peers
+from woqfx import Scheme, Support, bench, bench_peers, memory
 from woqfx.bench import Contender, Figure
 from woqfx.roofline import Roofline
 
@@ -175,7 +175,7 @@ def test_measuring_takes_limits_in_each_round_and_runs_every_contender() -> None
 
 def test_threads_are_set_for_a_while() -> None:
     before = torch.get_num_threads()
-    with pytest.raises(KeyError), bench.threads(before + 1):
+    with pytest.raises(KeyError), memory.threads(before + 1):
         assert torch.get_num_threads() == before + 1
         raise KeyError
     assert torch.get_num_threads() == before

@@ -74,6 +74,8 @@ def test_the_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "path/to/model" in page.read_text():
         prepare(tmp_path, makes_out='out="out/"' in page.read_text())
+    if "path/to/flan-t5" in page.read_text():
+        tiny_model("t5", vocab_size=259).save_pretrained(tmp_path / "path" / "to" / "flan-t5")
     module = ModuleType("example")
     monkeypatch.setitem(sys.modules, "example", module)  # dataclasses look their module up
     registry.cache_clear()

@@ -8,9 +8,9 @@ from tiny_models import tiny_model
 import woqfx
 
 
-def planned_memory(model: torch.nn.Module, algorithm: str = "teq", **options: object) -> int:
-    tokens = torch.randint(3, 128, (64, 24), generator=torch.Generator().manual_seed(0))
-    data = {"calibration": tokens, "samples": 64, "seq_len": 24}
+def planned_memory(model: torch.nn.Module, algorithm: str = "teq", samples: int = 4, **options: object) -> int:
+    tokens = torch.randint(3, 128, (samples, 24), generator=torch.Generator().manual_seed(0))
+    data = {"calibration": tokens, "samples": samples, "seq_len": 24}
     return woqfx.plan(model, algorithm=algorithm, options=options, dtype="nf4", **data).memory
 
 
@@ -18,10 +18,10 @@ def test_a_pass_back_through_a_block_holds_what_its_products_take_and_give(monke
     """Each of 7 products of a llama's block, for all 64 x 24 tokens, since a batch has room for more."""
     monkeypatch.setattr("woqfx.planning._process_bytes", lambda: 0)
     model = tiny_model("llama", hidden_size=128)
-    products = [sum(layer.weight.shape) for layer in model.model.layers[0].modules() if hasattr(layer, "in_features")]
-    moments = sum(4 * width**2 for width in (128, model.config.intermediate_size))
-    with_them, without = (planned_memory(model, "gptq", token_weights=weighs) for weighs in (True, False))
-    assert with_them - without == 4 * 64 * 24 * sum(products) - moments
+    linears = [layer for layer in model.model.layers[0].modules() if isinstance(layer, torch.nn.Linear)]
+    moments = sum(4 * width**2 for width in {layer.in_features for layer in linears})  # the larger of both counts
+    with_them, without = (planned_memory(model, "gptq", 64, token_weights=weighs) for weighs in (True, False))
+    assert with_them - without == 4 * 64 * 24 * sum(sum(layer.weight.shape) for layer in linears) - moments
 
 
 def test_an_algorithm_that_looks_at_the_whole_model_takes_more_for_each_block(monkeypatch):

@@ -19,14 +19,15 @@ import json, resource, sys
 import transformers.models.llama.modeling_llama
 import woqfx
 from woqfx import api
-from woqfx.planning import Request, make_plan
+from woqfx.planning import make_plan
+from woqfx.request import Request
 from woqfx.source import open_source
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 def job(source, out):
-    request = Request.read(algorithm="rtn", backend="torch_cpu", rules=(), options=None, dtype="int4_clip")
+    request = Request.read(dtype="int4_clip")
     opened = open_source(source)
     api.quantize_to(opened, make_plan(opened, request), out)
 

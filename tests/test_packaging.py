@@ -82,8 +82,10 @@ def test_what_is_in_the_wheel(wheel):
 
 
 def test_the_wheel_holds_the_kernels_and_not_their_source(wheel):
-    names = [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("woqfx_native/")]
-    assert [name for name in names if name.startswith("woqfx_native/_core.") and not name.endswith(".pyi")]
+    plugins = ("woqfx_native/", "woqfx_llm_runtime/")
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith(plugins)]
+    for plugin in plugins:
+        assert [name for name in names if name.startswith(f"{plugin}_core.") and not name.endswith(".pyi")]
     assert not [name for name in names if "csrc" in name or "CMake" in name]
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import runtime
+from benchmarks import publish
+from benchmarks.peers.make_neural_speed import tokenizer
 from benchmarks.peers.runtime_worker import Runner, Worker, tokens_of
-from benchmarks.runtime_report import markdown
+from benchmarks.runtime_field import contenders
+from benchmarks.runtime_report import _GOALS, markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +46,8 @@ def test_a_worker_reads_what_it_is_asked_to():
     assert log == [("here", 2, {"kv": "fp16"}), "begin", 512, "begin", 64, 1, 1, 1]
     with pytest.raises(NotImplementedError, match="Counting has no batches"):
         worker.batch("model", 8, 64, 3)
+    worker.forget("model")
+    assert not worker._models
 
 
 def test_everyone_reads_the_same_tokens_of_any_vocabulary():
@@ -72,21 +76,22 @@ def test_the_worker_of_woqfx_runs(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [set(answer) for answer in answers] == [{"seconds", "nbytes"}, *[{"seconds"}] * 3, {"error"}]
+    loaded = {"seconds", "nbytes", "bytes_per_token"}
+    assert [set(answer) for answer in answers] == [loaded, *[{"seconds"}] * 3, {"error"}]
+    assert 0 < answers[0]["bytes_per_token"] < answers[0]["nbytes"]
 
 
-def figure(model, bits, by, prompt, decode, batch=None):
-    return {"model": model, "bits": bits, "by": by, "nbytes": 92e6, "load": 0.5} | {
-        "prompt": prompt,
-        "decode": decode,
-        "batch": batch,
-    }
+def figure(model, bits, by, prompt, decode, batch=None, cached=None, bytes_per_token=None):
+    who = {"model": model, "bits": bits, "by": by, "nbytes": 92e6, "bytes_per_token": bytes_per_token}
+    loaded = {"bytes": 0.2, "load": 0.5, "cached": cached}
+    return {**who, **loaded, "prompt": prompt, "decode": decode, "batch": batch}
 
 
 def result(**changes):
     figures = [
-        figure("SmolLM2-135M", "int4_clip g32, int8", "woqfx", 3000.0, 340.0, 1100.0),
+        figure("SmolLM2-135M", "int4_clip g32, int8", "woqfx", 3000.0, 340.0, 1100.0, 0.1, 90e6),
         figure("SmolLM2-135M", "Q4_0", "llama_cpp", 1400.0, 210.0),
+        figure("1.1B llama", "int4_clip g32, int8", "woqfx", 500.0, 60.0, 200.0, 0.35, 0.7e9),
     ]
     common = {"processor": "A CPU", "features": "avx2", "threads": 2, "rounds": 5, "read_bandwidth": 50e9}
     return {**common, "others": 0.0, "llama_cpp": "0.3.36", "date": "2026-11-22", "figures": figures, "missing": {}} | (
@@ -96,10 +101,13 @@ def result(**changes):
 
 def test_the_report_says_which_goals_were_missed():
     page = markdown(result())
-    assert "| SmolLM2-135M | Q4_0 | llama_cpp | 92 MB | 1400 | 210.0 |  | 0.50 s |" in page
+    assert "| SmolLM2-135M | Q4_0 | llama_cpp | 92 MB | 1400 | 210.0 |  |  | 0.50 s | 2.5 |  |" in page
+    assert "| **woqfx** | 92 MB | 3000 | 340.0 | 61% | 1100 | 0.50 s | 2.5 | 0.10 s |" in page
     assert "decoding: at least 1.7 times llama_cpp Q4_0: **missed**, 1.62 times." in page
     assert "a prompt: at least 2 times llama_cpp Q4_0: met, 2.14 times." in page
     assert "8 together at least 3 times one: met, 3.24 times." in page
+    assert "1.1B llama int4_clip g32, int8: decoding at 85% of the bandwidth: **missed**, 84%." in page
+    assert "loaded from a pack cache in 0.3 s: **missed**, 0.35 s." in page
     assert "not quiet" not in page
 
 
@@ -110,11 +118,15 @@ def test_the_report_says_what_was_not_measured_and_that_others_were_at_work():
 
 
 def test_the_page_of_benchmarks_has_a_place_for_it():
-    assert "<!-- runtime -->" in runtime.DOCUMENT.read_text()
+    assert "<!-- runtime -->" in publish.DOCUMENT.read_text()
 
 
 def test_every_goal_has_its_contenders():
-    from benchmarks.runtime_report import _GOALS
+    assert set(_GOALS) <= {(one.model, one.bits) for one in contenders()}
 
-    known = {(one.model, one.bits) for one in runtime.contenders()}
-    assert set(_GOALS) <= known
+
+def test_the_tokenizer_for_neural_speed_is_one_for_sentencepiece(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer(300))
+    loaded = sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
+    assert (loaded.vocab_size(), loaded.id_to_piece(1), loaded.is_byte(3)) == (300, "<s>", True)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from woqfx.dtype import Codebook, DType, GroupParams, IntegerGrid
     from woqfx.foreign.files import ModelFiles
     from woqfx.foreign.gguf import BlockReader, GGUFModel
+    from woqfx.foreign.naming import FileNames, Matrix
     from woqfx.foreign.packed import Packed, PackedModel
     from woqfx.foreign.roles import layers_of, module_tree
     from woqfx.format import Format, Obstacle, Output, StoredModel, StoredWeight
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from woqfx.layers import LayerInfo, Role
     from woqfx.learning.learning import Learning, Rates
     from woqfx.loading import assemble
+    from woqfx.memory import single_threaded
     from woqfx.nearest import quantize_nearest
     from woqfx.options import NoOptions, option
     from woqfx.packing import pack, packed_width, unpack
@@ -87,11 +89,13 @@ _HOMES = {
     "foreign.files": ("ModelFiles",),
     "foreign.gguf": ("BlockReader", "GGUFModel"),
     "foreign.roles": ("layers_of", "module_tree"),
+    "foreign.naming": ("FileNames", "Matrix"),
     "foreign.packed": ("Packed", "PackedModel"),
     "format": ("Format", "Obstacle", "Output", "StoredModel", "StoredWeight"),
     "layers": ("LayerInfo", "Role"),
     "learning.learning": ("Learning", "Rates"),
     "loading": ("assemble",),
+    "memory": ("single_threaded",),
     "nearest": ("quantize_nearest",),
     "options": ("NoOptions", "option"),
     "packing": ("pack", "packed_width", "unpack"),
@@ -125,6 +129,7 @@ __all__ = [
     "Document",
     "Entry",
     "Feed",
+    "FileNames",
     "Fold",
     "Format",
     "GGUFModel",
@@ -135,6 +140,7 @@ __all__ = [
     "LayerInfo",
     "Layout",
     "Learning",
+    "Matrix",
     "ModelFiles",
     "NoOptions",
     "Obstacle",
@@ -181,6 +187,7 @@ __all__ = [
     "register",
     "registry",
     "save",
+    "single_threaded",
     "split_groups",
     "this_cpu",
     "tune",

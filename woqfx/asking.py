@@ -13,7 +13,8 @@ from typing import Any, TypedDict, TypeVar, cast
 from woqfx.calibration import CalibrationRequest
 from woqfx.calibration.request import Data
 from woqfx.mixed.mixing import plan_within
-from woqfx.planning import Plan, Propagate, Request
+from woqfx.planning import Plan
+from woqfx.request import Propagate, Request
 from woqfx.scheme import Rules, Scheme
 from woqfx.source import Source
 from woqfx.vocabularies import add_config

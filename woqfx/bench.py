@@ -7,7 +7,6 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,14 +194,3 @@ def burst(copies: Sequence[Multiply], x: Tensor, seconds: float) -> list[float]:
         multiply(x)
         taken.append(time.perf_counter() - start)
     return taken
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Set PyTorch's number of threads, which backends follow, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -15,14 +15,19 @@ def peak_memory() -> int:
 
 
 @contextmanager
-def single_threaded() -> Iterator[None]:
-    """PyTorch computes with one thread in this process; then with as many as before.
-
-    A sum's last digits depend on how many threads share it. Work is shared out by batches and weights instead.
-    """
+def threads(count: int) -> Iterator[None]:
+    """PyTorch computes with `count` threads in this process, and backends follow; then with as many as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def single_threaded() -> AbstractContextManager[None]:
+    """One thread for a while: a sum's last digits depend on how many share it.
+
+    Work is shared out by batches and weights instead.
+    """
+    return threads(1)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
@@ -21,79 +21,19 @@ from woqfx.calibration import CalibrationRequest, check_calibration
 from woqfx.calibration.data import BATCH_TOKENS
 from woqfx.compute import ComputeDType
 from woqfx.cpu import this_cpu
-from woqfx.errors import PlanError, SchemeError, WoqfxError
+from woqfx.errors import PlanError, WoqfxError
 from woqfx.estimates import estimate
 from woqfx.layers import LayerInfo, Role, find_layers
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
-from woqfx.scheme import Rule, Rules, Scheme, read_rules
+from woqfx.request import Request
+from woqfx.scheme import Scheme
 from woqfx.source import Source
 
 #: Bytes of source tensors that are worked on at a time, unless one alone is larger.
 IN_PROGRESS = 256 << 20
 
-#: What a block sees of those before it: what they give once they are quantized, or what they gave before.
-Propagate = Literal["quantized", "float"]
-
 _KEPT_BY_DEFAULT = {Role.EMBEDDING, Role.HEAD}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, before it is known whether it can be done.
-
-    `algorithm` is a name, or several with "+" between. `calibration`, None for the default, and `propagate` are for
-    algorithms that look at data; a plan for another one drops them.
-    """
-
-    scheme: Scheme
-    algorithm: str = "rtn"
-    backend: str = "torch_cpu"
-    rules: tuple[Rule, ...] = ()
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    calibration: CalibrationRequest | None = None
-    propagate: Propagate = "quantized"
-
-    def __post_init__(self) -> None:
-        if self.propagate not in get_args(Propagate):
-            raise SchemeError(f"propagate {self.propagate!r} is not one of {', '.join(get_args(Propagate))}")
-
-    @classmethod
-    def read(
-        cls,
-        *,
-        algorithm: str,
-        backend: str,
-        rules: Rules,
-        options: Mapping[str, Any] | None,
-        calibration: CalibrationRequest | None = None,
-        propagate: Propagate = "quantized",
-        **scheme: Any,
-    ) -> Request:
-        """From the arguments of `woqfx.quantize` and `woqfx.plan`."""
-        return cls(
-            Scheme(**scheme),
-            algorithm,
-            backend,
-            read_rules(rules),
-            dict(options or {}),
-            calibration,
-            propagate,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """For manifests and journals."""
-        return {
-            "algorithm": self.algorithm,
-            "options": dict(self.options),
-            "scheme": self.scheme.to_json(),
-            "rules": [str(rule) for rule in self.rules],
-            **(
-                {"calibration": self.calibration.to_json(), "propagate": self.propagate}
-                if self.calibration is not None
-                else {}
-            ),
-        }
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from woqfx import memory
+
 _REPEATS = 7
 _SIDE = 1024
 
@@ -56,9 +58,7 @@ def measured_with_torch(threads: int) -> Roofline:
     PyTorch multiplies int8 in a kernel of its own on some processors only; where it is no faster than float32, that
     is given.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with memory.threads(threads):
         data = uncached_buffer()
         words = data.view(torch.float32)
         fp32, bf16 = _product(torch.float32), _product(torch.bfloat16)
@@ -66,8 +66,6 @@ def measured_with_torch(threads: int) -> Roofline:
         int8 = 2 * _SIDE**3 / median_seconds(lambda: torch._int_mm(ones, ones))
         peaks = {"fp32": fp32, "bf16": max(bf16, fp32), "int8": max(int8, fp32)}
         return Roofline(data.nbytes / median_seconds(words.sum), peaks, "PyTorch")
-    finally:
-        torch.set_num_threads(before)
 
 
 def _product(dtype: torch.dtype) -> float:

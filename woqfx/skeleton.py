@@ -101,8 +101,8 @@ def tied_aliases(model: nn.Module) -> dict[str, str]:
 def untie_head(model: Any, config: Mapping[str, Any] | None, held: Collection[str]) -> None:
     """Give the output head a weight of its own where files hold one, and `config`, a parsed config.json, says so.
 
-    T5's classes tie the head whatever the config says; transformers unties it when it finds another in the files. `held`
-    are the names of the tensors that there are. A head that is not tied stays as it is.
+    T5's classes tie the head whatever the config says; transformers unties it when it finds another in the files.
+    `held` are the names of the tensors that there are. A head that is not tied stays as it is.
     """
     if config is None or config.get("tie_word_embeddings") is not False or not has_tied_head(model):
         return

@@ -68,7 +68,8 @@ def convert(
 ) -> Transcoding:
     """Write the quantized checkpoint `model` into the folder `out` in another format, a weight at a time.
 
-    `model` is a folder, a file or the Hub name of a model in any format that is read here, `to` one of `target_formats`: woqfx's own, by default.
+    `model` is a folder, a file or the Hub name of a model in any format that is read here, `to` one of
+    `target_formats`: woqfx's own, by default.
     Codes and scales are carried over exactly. If the format cannot hold some weights, `PlanError` names them, the
     reason and what would fit, before anything is written; with `requantize` they are quantized again instead, and
     `losses` says how far each is from what it was. A killed call goes on when it is made again.

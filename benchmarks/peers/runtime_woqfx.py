@@ -27,6 +27,11 @@ class Woqfx(Runner):
         """What weights take in memory."""
         return int(self._engine.weight_bytes)
 
+    @property
+    def bytes_per_token(self) -> int:
+        """See `Runner.bytes_per_token`."""
+        return int(self._engine.bytes_per_token)
+
     def begin(self) -> None:
         """See `Runner.begin`."""
         self._engine.trim(self._slot, 0)

@@ -28,13 +28,34 @@ class Runner(ABC):
     def nbytes(self) -> int:
         """What its weights take."""
 
-    @abstractmethod
+    @property
+    def bytes_per_token(self) -> int | None:
+        """What it reads of its weights for each token that it generates, if it says so."""
+        return None
+
     def begin(self) -> None:
         """Forget all tokens."""
+        raise NotImplementedError
 
-    @abstractmethod
     def read(self, tokens: Sequence[int]) -> int:
-        """Read more tokens; the likeliest next one."""
+        """Read more tokens; the likeliest next one, or any."""
+        raise NotImplementedError
+
+    def prompt(self, tokens: Sequence[int]) -> float:
+        """Seconds for a prompt, up to the first token."""
+        self.begin()
+        start = time.perf_counter()
+        self.read(tokens)
+        return time.perf_counter() - start
+
+    def decode(self, tokens: Sequence[int], new: int) -> float:
+        """Seconds for `new` tokens, one at a time, after a prompt, which is not counted."""
+        self.begin()
+        token = self.read(tokens)
+        start = time.perf_counter()
+        for _ in range(new):
+            token = self.read([token])
+        return time.perf_counter() - start
 
     def rows(self, count: int, tokens: Sequence[int], new: int) -> float:
         """Seconds for `new` tokens of each of `count` sequences together, prompts not counted."""
@@ -58,25 +79,21 @@ class Worker:
         start = time.perf_counter()
         model = self._kind(path, self._threads, options)
         self._models[name] = model
-        return {"seconds": time.perf_counter() - start, "nbytes": model.nbytes}
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "nbytes": model.nbytes, "bytes_per_token": model.bytes_per_token}
+
+    def forget(self, name: str) -> dict[str, Any]:
+        """Let a model go."""
+        del self._models[name]
+        return {}
 
     def prompt(self, name: str, count: int) -> dict[str, Any]:
         """Read a prompt of so many tokens."""
-        model, tokens = self._models[name], tokens_of(count)
-        model.begin()
-        start = time.perf_counter()
-        model.read(tokens)
-        return {"seconds": time.perf_counter() - start}
+        return {"seconds": self._models[name].prompt(tokens_of(count))}
 
     def decode(self, name: str, after: int, count: int) -> dict[str, Any]:
         """Generate so many tokens, one at a time, after a prompt of `after` tokens, which is not timed."""
-        model = self._models[name]
-        model.begin()
-        token = model.read(tokens_of(after))
-        start = time.perf_counter()
-        for _ in range(count):
-            token = model.read([token])
-        return {"seconds": time.perf_counter() - start}
+        return {"seconds": self._models[name].decode(tokens_of(after), count)}
 
     def batch(self, name: str, rows: int, after: int, count: int) -> dict[str, Any]:
         """Generate so many tokens of each of `rows` sequences together."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor
+
+from woqfx import single_threaded
 
 _BATCH = 16  # rows that are written side by side
 _NGRAM = 16  # tokens that nobody repeats by chance
@@ -41,7 +41,7 @@ def write_rows(model: nn.Module, starts: Tensor, length: int, seed: int) -> Tens
     The same arguments give the same tokens on any number of threads: each batch is one thread's.
     """
     batches = [starts[first : first + _BATCH] for first in range(0, len(starts), _BATCH)]
-    with _one_thread_each(), torch.no_grad(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with single_threaded(), torch.no_grad(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         jobs = [pool.submit(_continue, model, batch, length, seed + number) for number, batch in enumerate(batches)]
         return torch.cat([job.result() for job in jobs])
 
@@ -72,13 +72,3 @@ class _Sampler(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         uniform = torch.rand(scores.shape, generator=self._generator, dtype=torch.float64)
         return scores - torch.log(-torch.log(uniform.clamp_min_(1e-300))).float()
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

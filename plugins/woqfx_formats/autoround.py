@@ -19,7 +19,7 @@ class AutoRound(Format):
     name = "auto-round"
     title = "auto-round"
     reads = "auto_round, auto_round:auto_gptq, auto_round:gptqmodel, auto_round:auto_awq; 2 to 8 bits"
-    checked_with = "the layouts, written independently in numpy; folders of auto-round"
+    checked_with = "the layouts, written independently in numpy; files of auto-round 0.16"
 
     def detect(self, files: ModelFiles) -> bool:
         """By the config: its layouts are those of others."""

@@ -10,7 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from woqfx import Format, ModelFiles, Obstacle, Output, Packed, PackedModel, QTensor, Scheme, StoredModel, StoredWeight
+from woqfx import (
+    FileNames,
+    Format,
+    ModelFiles,
+    Obstacle,
+    Output,
+    Packed,
+    PackedModel,
+    QTensor,
+    Scheme,
+    StoredModel,
+    StoredWeight,
+)
 from woqfx_formats.codecs import awq
 from woqfx_formats.itrex import is_itrex
 from woqfx_formats.linear import kept_linear
@@ -30,7 +42,9 @@ class AWQ(Format):
     title = "AutoAWQ, llm-awq"
     reads = "GEMM, GEMV, gemv_fast (llm-awq)"
     writes = "GEMM"
-    checked_with = "the layouts, written independently in numpy; GPTQModel reads what is written"
+    checked_with = (
+        "the layouts, written independently in numpy; files of auto-round; GPTQModel and vLLM read what is written"
+    )
 
     def detect(self, files: ModelFiles) -> bool:
         """By the config, or, if that names no method, by the shapes of the first quantized layer."""
@@ -53,7 +67,8 @@ class AWQ(Format):
 
     def output(self, model: StoredModel) -> Output:
         """See `Format.output`."""
-        return FolderOutput(model, _specs, awq.encode_gemm, _quantization(model), {})
+        names = FileNames(model)
+        return FolderOutput(model, names, _specs, awq.encode_gemm, _quantization(model, names), {})
 
 
 def _judge(weight: StoredWeight) -> Judged:
@@ -79,14 +94,14 @@ def _specs(weight: StoredWeight) -> Specs:
     }
 
 
-def _quantization(model: StoredModel) -> dict[str, Any]:
+def _quantization(model: StoredModel, names: FileNames) -> dict[str, Any]:
     return {
         "quant_method": "awq",
         "bits": awq.BITS,
         "group_size": next((weight.scheme.group_size for weight in model.weights.values()), -1),
         "zero_point": True,
         "version": "gemm",
-        "modules_to_not_convert": kept_linear(model) or None,
+        "modules_to_not_convert": kept_linear(model, names) or None,
     }
 
 

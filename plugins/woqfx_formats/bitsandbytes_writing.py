@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from woqfx import Obstacle, QTensor, Scheme, StoredModel, StoredWeight, layers_of
+from woqfx import FileNames, Matrix, Obstacle, QTensor, Scheme, StoredModel, StoredWeight
 from woqfx_formats.codecs import bitsandbytes4
 from woqfx_formats.codecs.bitsandbytes4 import BLOCK_SIZES, DTYPES, NESTED_BLOCK
-from woqfx_formats.linear import is_packable, kept_linear
+from woqfx_formats.linear import kept_linear
 from woqfx_formats.output import FolderOutput, Specs
 
 _DTYPES = {ours: theirs for theirs, ours in DTYPES.items()}
@@ -20,10 +20,10 @@ _DTYPES = {ours: theirs for theirs, ours in DTYPES.items()}
 
 def obstacles(model: StoredModel) -> list[Obstacle]:
     """The weights that bitsandbytes has no layer or no blocks for."""
-    layers = layers_of(model)
+    names = FileNames(model)
     found = []
     for name, weight in model.weights.items():
-        if not is_packable(layers.get(name)):
+        if len(names.matrices(name)) != 1:
             found.append(Obstacle(name, "bitsandbytes has 4-bit weights of linear layers alone", None))
         elif reason := _misfit(weight):
             found.append(Obstacle(name, reason, _nearest(weight.shape[-1])))
@@ -51,16 +51,17 @@ class BitsAndBytesOutput(FolderOutput):
     @classmethod
     def of(cls, model: StoredModel) -> BitsAndBytesOutput:
         """How `model`, to which there are no obstacles, will be written."""
-        return cls(model, _specs, _encode, _quantization(model), {})
+        names = FileNames(model)
+        return cls(model, names, _specs, _encode, _quantization(model, names), {})
 
-    def layer_specs(self, name: str) -> Specs:
+    def layer_specs(self, name: str, matrix: Matrix) -> Specs:
         """See `FolderOutput.layer_specs`."""
         texts = {part: (text.dtype, tuple(text.shape)) for part, text in self._texts[name].items()}
-        return {**super().layer_specs(name), **texts}
+        return {**super().layer_specs(name, matrix), **texts}
 
-    def layer_parts(self, name: str) -> Mapping[str, Tensor]:
+    def layer_parts(self, name: str, weight: QTensor) -> Mapping[str, Tensor]:
         """See `FolderOutput.layer_parts`."""
-        return {**super().layer_parts(name), **self._texts[name]}
+        return {**super().layer_parts(name, weight), **self._texts[name]}
 
     @cached_property
     def _texts(self) -> Mapping[str, Mapping[str, Tensor]]:
@@ -94,7 +95,7 @@ def _under_weight(parts: Mapping[str, Any]) -> dict[str, Any]:
     return {f"weight.{suffix}" if suffix else "weight": part for suffix, part in parts.items()}
 
 
-def _quantization(model: StoredModel) -> dict[str, Any]:
+def _quantization(model: StoredModel, names: FileNames) -> dict[str, Any]:
     schemes = [weight.scheme for weight in model.weights.values()]
     dtypes = [weight.float_dtype for weight in model.weights.values()]
     return {
@@ -105,5 +106,5 @@ def _quantization(model: StoredModel) -> dict[str, Any]:
         "bnb_4bit_use_double_quant": any(scheme.double_quant for scheme in schemes),
         "bnb_4bit_compute_dtype": str(dtypes[0] if dtypes else torch.float32).removeprefix("torch."),
         "bnb_4bit_quant_storage": "uint8",
-        "llm_int8_skip_modules": kept_linear(model),
+        "llm_int8_skip_modules": kept_linear(model, names),
     }

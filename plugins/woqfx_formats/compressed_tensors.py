@@ -31,7 +31,7 @@ class CompressedTensors(Format):
     name = "compressed-tensors"
     title = "compressed-tensors (llm-compressor, vLLM)"
     writes = "pack-quantized with 2 to 8 bits, nvfp4, mxfp4"
-    checked_with = "compressed-tensors, transformers"
+    checked_with = "compressed-tensors, transformers, vLLM; files of llm-compressor 0.14"
     reads = "pack-quantized with 2 to 8 bits, int-quantized, nvfp4, mxfp4"
 
     def detect(self, files: ModelFiles) -> bool:
@@ -53,8 +53,8 @@ class CompressedTensors(Format):
             )
         if left := not_done(groups, files.quantization):
             warnings.warn(
-                f"{files.label}: its config also rounds {' and '.join(left)}; woqfx reads the weights and computes with "
-                "those numbers as they are, which is nearer to the model before it was quantized",
+                f"{files.label}: its config also rounds {' and '.join(left)}; woqfx reads the weights and computes "
+                "with those numbers as they are, which is nearer to the model before it was quantized",
                 CheckpointWarning,
                 stacklevel=2,
             )

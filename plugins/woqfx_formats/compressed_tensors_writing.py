@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from woqfx import Obstacle, QTensor, Scheme, StoredModel, StoredWeight, layers_of, registry
+from woqfx import FileNames, Obstacle, QTensor, Scheme, StoredModel, StoredWeight, registry
 from woqfx.errors import CheckpointError
 from woqfx_formats.codecs import compressed_tensors_integers as integers
 from woqfx_formats.codecs import e2m1
 from woqfx_formats.codecs.compressed_tensors_integers import DTYPES, word_counts
-from woqfx_formats.linear import is_packable, kept_linear
-from woqfx_formats.output import FolderOutput, Specs, prefix
+from woqfx_formats.linear import kept_linear, module_of
+from woqfx_formats.output import FolderOutput, Specs
 from woqfx_formats.settings import SCALE_DTYPES
 
 _SCALES = {ours: theirs for theirs, ours in SCALE_DTYPES.items()}
@@ -54,12 +54,12 @@ class Packing:
 
 def obstacles(model: StoredModel) -> list[Obstacle]:
     """The weights that compressed-tensors has no layer or no layout for. 4-bit floats are read: their scales decide."""
-    layers = layers_of(model)
+    names = FileNames(model)
     found = []
     for name, weight in model.weights.items():
-        if not is_packable(layers.get(name)):
+        if not names.matrices(name):
             found.append(Obstacle(name, "readers of compressed-tensors unpack linear layers alone", None))
-        elif reason := _misfit(weight) or _odd_scales(model, name, weight):
+        elif reason := _misfit(weight) or _odd_scales(model, names, name):
             found.append(Obstacle(name, reason, _nearest(weight)))
     return found
 
@@ -79,8 +79,12 @@ def _misfit(weight: StoredWeight) -> str:
     return "" if is_e2m1 else f"{scheme.dtype} in groups of {scheme.group_size} is neither integers, nvfp4 nor mxfp4"
 
 
-def _odd_scales(model: StoredModel, name: str, weight: StoredWeight) -> str:
-    if weight.scheme.dtype != e2m1.DTYPE or _encode_floats(model.read_weight(name)) is not None:
+def _odd_scales(model: StoredModel, names: FileNames, name: str) -> str:
+    weight = model.weights[name]
+    if weight.scheme.dtype != e2m1.DTYPE:
+        return ""
+    read = model.read_weight(name)
+    if all(_encode_floats(matrix.of(read)) is not None for matrix in names.matrices(name)):
         return ""
     if weight.scheme.group_size == 32:
         return "its scales are not powers of two, which mxfp4 stores"
@@ -96,7 +100,8 @@ def _nearest(weight: StoredWeight) -> Scheme:
 
 def output(model: StoredModel) -> FolderOutput:
     """How `model`, to which there are no obstacles, will be written."""
-    return FolderOutput(model, _specs, _encode, _quantization(model), {})
+    names = FileNames(model)
+    return FolderOutput(model, names, _specs, _encode, _quantization(model, names), {})
 
 
 def _specs(weight: StoredWeight) -> Specs:
@@ -134,11 +139,12 @@ def _encode_floats(weight: QTensor) -> Mapping[str, Tensor] | None:
     return e2m1.encode_mxfp4(weight) if weight.scheme.group_size == 32 else e2m1.encode_nvfp4(weight)
 
 
-def _quantization(model: StoredModel) -> dict[str, Any]:
+def _quantization(model: StoredModel, names: FileNames) -> dict[str, Any]:
     """The most frequent packing is that of all linear layers, the others name theirs."""
     modules: dict[Packing, list[str]] = defaultdict(list)
     for name, weight in model.weights.items():
-        modules[Packing.of(weight.scheme, weight.shape[-1])].append(prefix(name))
+        held = [module_of(matrix.name) for matrix in names.matrices(name)]
+        modules[Packing.of(weight.scheme, weight.shape[-1])] += held
     ranked = sorted(modules, key=lambda packing: -len(modules[packing]))
     layouts = {packing.layout for packing in ranked}
     groups = {
@@ -156,7 +162,7 @@ def _quantization(model: StoredModel) -> dict[str, Any]:
         "quantization_status": "compressed",
         "format": layouts.pop() if len(layouts) == 1 else "mixed-precision",
         "config_groups": groups,
-        "ignore": kept_linear(model),
+        "ignore": kept_linear(model, names),
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
     }

@@ -99,24 +99,32 @@ class Decoder:
         """The base of the rotary frequencies."""
         return float(self.rope.get("rope_theta", 10000.0))
 
+    def rope_number(self, key: str, kind: str = "full_attention") -> float:
+        """A number among the rotary embeddings' parameters. Raises `CheckpointError` if there is none."""
+        found = self.rope_of(kind).get(key)
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise self._bad(f"rope_parameters.{key}", found, "a number")
+        return float(found)
+
     def llama3_factors(self) -> Tensor:
         """What Llama 3 divides its rotary frequencies by, float32 [head size / 2] (transformers, `llama3`)."""
-        rope = self.rope
         frequencies = self.theta ** -(torch.arange(0, self.rotated, 2, dtype=torch.float64) / self.rotated)
         lengths = 2 * torch.pi / frequencies
-        context, factor = rope["original_max_position_embeddings"], rope["factor"]
-        low, high = context / rope["low_freq_factor"], context / rope["high_freq_factor"]
-        smooth = (context / lengths - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
+        context, factor = self.rope_number("original_max_position_embeddings"), self.rope_number("factor")
+        lowest, highest = self.rope_number("low_freq_factor"), self.rope_number("high_freq_factor")
+        low, high = context / lowest, context / highest
+        smooth = (context / lengths - lowest) / (highest - lowest)
         between = 1 / ((1 - smooth) / factor + smooth)
-        factors = torch.where(lengths < high, 1.0, torch.where(lengths > low, float(factor), between))
+        factors = torch.where(lengths < high, 1.0, torch.where(lengths > low, factor, between))
         return factors.to(torch.float32)
 
     def longrope_factors(self, key: str) -> Tensor:
         """What LongRoPE divides its rotary frequencies by, float32 [rotated / 2]; `key` says in which texts."""
-        factors = torch.tensor(self.rope[key], dtype=torch.float32)
-        if factors.shape != (self.rotated // 2,):
-            raise self._bad(f"rope_parameters.{key}", list(factors.shape), f"{self.rotated // 2} numbers")
-        return factors
+        found, wanted = self.rope.get(key), self.rotated // 2
+        is_list = isinstance(found, list) and len(found) == wanted
+        if not is_list or not all(isinstance(one, int | float) for one in found):  # type: ignore[union-attr]
+            raise self._bad(f"rope_parameters.{key}", found, f"{wanted} numbers")
+        return torch.tensor(found, dtype=torch.float32)
 
     @property
     def original_context(self) -> int:

@@ -167,7 +167,7 @@ FAMILIES: Mapping[str, Family] = {
         {
             **_LLAMA,
             **_WINDOW,
-            "rope.freq_base_swa": lambda d: float(d.rope_of("sliding_attention")["rope_theta"]),
+            "rope.freq_base_swa": lambda d: d.rope_number("rope_theta", "sliding_attention"),
         },
         activations=_GEMMA,
         shifted_norms=True,
@@ -220,7 +220,7 @@ ROTARY: Mapping[str, Mapping[str, Setting]] = {
     "llama3": {},
     "linear": {
         "rope.scaling.type": lambda _: gguf.RopeScalingType.LINEAR.value,
-        "rope.scaling.factor": lambda decoder: float(decoder.rope["factor"]),
+        "rope.scaling.factor": lambda decoder: decoder.rope_number("factor"),
     },
     "longrope": {
         "rope.scaling.type": lambda _: gguf.RopeScalingType.LONGROPE.value,

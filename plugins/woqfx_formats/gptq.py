@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 import woqfx
-from woqfx import Format, ModelFiles, Obstacle, Output, PackedModel, StoredModel, StoredWeight, registry
+from woqfx import FileNames, Format, ModelFiles, Obstacle, Output, PackedModel, StoredModel, StoredWeight, registry
 from woqfx_formats.codecs import gptq
 from woqfx_formats.gptq_layers import gptq_modules, is_gptq, packed_gptq
 from woqfx_formats.itrex import is_itrex
-from woqfx_formats.linear import kept_linear
-from woqfx_formats.output import FolderOutput, Specs, prefix
+from woqfx_formats.linear import kept_linear, module_of
+from woqfx_formats.output import FolderOutput, Specs
 from woqfx_formats.settings import Settings
 from woqfx_formats.uniform import Judged, misfit, obstacles_of
 
@@ -26,7 +26,9 @@ class GPTQ(Format):
     title = "GPTQ (AutoGPTQ, GPTQModel)"
     reads = "v1 and v2; 2, 3, 4, 8 bits; act-order; dynamic overrides"
     writes = "v1 if symmetric, else v2; 2, 3, 4, 8 bits; act-order"
-    checked_with = "the layouts, written independently in numpy; GPTQModel reads what is written"
+    checked_with = (
+        "the layouts, written independently in numpy; files of auto-round; GPTQModel and vLLM read what is written"
+    )
 
     def detect(self, files: ModelFiles) -> bool:
         """By the config, or, if that names no method, by the shapes of the first quantized layer."""
@@ -54,9 +56,11 @@ class GPTQ(Format):
         """See `Format.output`."""
         version = _version(model)
         minus_one = version == _V1
-        quantization = _quantization(model, version)
+        names = FileNames(model)
+        quantization = _quantization(model, names, version)
         return FolderOutput(
             model,
+            names,
             _specs,
             lambda weight: gptq.encode(weight, minus_one),
             quantization,
@@ -106,17 +110,20 @@ def _specs(weight: StoredWeight) -> Specs:
     }
 
 
-def _quantization(model: StoredModel, version: str) -> dict[str, Any]:
+def _quantization(model: StoredModel, names: FileNames, version: str) -> dict[str, Any]:
     """What GPTQModel and vLLM look for: numbers for all layers, and what differs or is kept, by regular expression."""
     weights = model.weights
     bits = {name: registry().dtype(weight.scheme.dtype).bits for name, weight in weights.items()}
     common = max(bits.values(), key=list(bits.values()).count, default=4)
     symmetric = all(weight.scheme.symmetric for weight in weights.values())
     dynamic: dict[str, Any] = {
-        f"+:^{_escaped(prefix(name))}$": {"bits": own} for name, own in bits.items() if own != common
+        f"+:^{_escaped(module_of(matrix.name))}$": {"bits": own}
+        for name, own in bits.items()
+        if own != common
+        for matrix in names.matrices(name)
     }
     heads = ("lm_head",)  # `lm_head` says it of the head
-    dynamic |= {f"-:^{_escaped(name)}$": {} for name in kept_linear(model) if name not in heads}
+    dynamic |= {f"-:^{_escaped(name)}$": {} for name in kept_linear(model, names) if name not in heads}
     return {
         "bits": common,
         "group_size": next((weight.scheme.group_size for weight in weights.values()), -1),

@@ -21,7 +21,7 @@ class ITREX(Format):
     name = "itrex"
     title = "Intel Extension for Transformers 1.4"
     reads = "int4_clip, int8, of any of its algorithms"
-    checked_with = "the layouts, written independently in numpy"
+    checked_with = "the layouts, written independently in numpy; files of ITREX 1.4.2"
 
     def detect(self, files: ModelFiles) -> bool:
         """By the config, which no other program writes."""

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from woqfx import LayerInfo, Role, StoredModel, layers_of
+from woqfx import FileNames, Role, StoredModel
 
 
-def is_packable(layer: LayerInfo | None) -> bool:
-    """Whether it is a linear layer with a weight [N, K]: no embedding, no stack of experts, no transposed `Conv1D`."""
-    return layer is not None and layer.role in (Role.LINEAR, Role.HEAD) and not layer.transposed
+def kept_linear(model: StoredModel, names: FileNames) -> list[str]:
+    """The linear layers that are not quantized, as files name them.
 
-
-def kept_linear(model: StoredModel) -> list[str]:
-    """The linear layers that are not quantized; a head that is the embedding's other name is one of them."""
+    A head that is the embedding's other name is one of them; so are experts, and routers, which are linear layers to
+    readers, though none to the module tree.
+    """
     kept: list[str] = []
-    for name, layer in layers_of(model).items():
+    for parameter, layer in names.layers.items():
         if layer.role == Role.EMBEDDING:
             kept += layer.others
-        elif is_packable(layer) and name not in model.weights:
-            kept += [layer.name, *layer.others]
-    return kept
+        elif parameter not in model.weights:
+            kept += [module_of(matrix.name) for matrix in names.matrices(parameter)]
+            kept += layer.others
+    routers = (name for name in model.kept if name.endswith(".weight") and name not in names.layers)
+    return kept + [
+        module_of(names.name(name, model.kept[name].shape)) for name in routers if len(model.kept[name].shape) == 2
+    ]
+
+
+def module_of(weight: str) -> str:
+    """The module of a weight."""
+    return weight.removesuffix(".weight")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from woqfx import Output, QTensor, StoredModel, StoredWeight
+from woqfx import FileNames, Matrix, Output, QTensor, StoredModel, StoredWeight
+from woqfx_formats.linear import module_of
 
 Specs = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
@@ -20,10 +21,13 @@ Specs = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 class FolderOutput(Output):
     """A model as safetensors, in which `specs` and `encode` give the tensors of a quantized layer by their last part.
 
+    Experts are layers, one by one: `names` are those in which transformers saves the model.
+
     `quantization` is what `config.json` says of it; `extra` are more small files.
     """
 
     model: StoredModel
+    names: FileNames
     specs: Callable[[StoredWeight], Specs]
     encode: Callable[[QTensor], Mapping[str, Tensor]]
     quantization: Mapping[str, Any]
@@ -34,27 +38,36 @@ class FolderOutput(Output):
         """See `Output.items`: in the order of the model, layers and what is between them."""
         made: dict[str, Specs] = {}
         for name in sorted((*self.model.weights, *self.model.kept), key=_natural):
-            weight = self.model.weights.get(name)
-            if weight is None:
-                info = self.model.kept[name]
-                made[name] = {name: (info.dtype, info.shape)}
+            if name in self.model.weights:
+                made[name] = {
+                    f"{module_of(matrix.name)}.{part}": spec
+                    for matrix in self.names.matrices(name)
+                    for part, spec in self.layer_specs(name, matrix).items()
+                }
             else:
-                made[name] = {f"{prefix(name)}.{part}": spec for part, spec in self.layer_specs(name).items()}
+                info = self.model.kept[name]
+                made[name] = {self.names.name(name, info.shape): (info.dtype, info.shape)}
         return made
 
     def parts(self, item: str) -> Mapping[str, Tensor]:
         """See `Output.parts`."""
         if item not in self.model.weights:
-            return {item: self.model.read_kept(item)}
-        return {f"{prefix(item)}.{part}": tensor for part, tensor in self.layer_parts(item).items()}
+            (stored,) = self.items[item]
+            return {stored: self.model.read_kept(item)}
+        weight = self.model.read_weight(item)
+        return {
+            f"{module_of(matrix.name)}.{part}": tensor
+            for matrix in self.names.matrices(item)
+            for part, tensor in self.layer_parts(item, matrix.of(weight)).items()
+        }
 
-    def layer_specs(self, name: str) -> Specs:
-        """Type and shape of the tensors of a quantized layer, by their last part."""
-        return self.specs(self.model.weights[name])
+    def layer_specs(self, name: str, matrix: Matrix) -> Specs:
+        """Type and shape of the tensors of a layer that holds the parameter `name`, or a share, by their last part."""
+        return self.specs(replace(self.model.weights[name], shape=matrix.shape))
 
-    def layer_parts(self, name: str) -> Mapping[str, Tensor]:
-        """The tensors that `layer_specs` describes."""
-        return self.encode(self.model.read_weight(name))
+    def layer_parts(self, name: str, weight: QTensor) -> Mapping[str, Tensor]:
+        """The tensors that `layer_specs` describes, of that share of the parameter."""
+        return self.encode(weight)
 
     def small_files(self) -> Mapping[str, bytes]:
         """See `Output.small_files`."""
@@ -62,11 +75,6 @@ class FolderOutput(Output):
         files = {name: data for name, data in self.model.sidecars().items() if name != "woqfx-report.json"}
         files["config.json"] = as_json({**config, "quantization_config": self.quantization})
         return files | {name: as_json(content) for name, content in self.extra.items()}
-
-
-def prefix(weight: str) -> str:
-    """The module of a weight."""
-    return weight.removesuffix(".weight")
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from woqfx import LayerInfo, Obstacle, Scheme, StoredModel, StoredWeight, layers_of, registry
-from woqfx_formats.linear import is_packable
+from woqfx import FileNames, Obstacle, Scheme, StoredModel, StoredWeight, registry
 
 #: Why a weight cannot be held, and the dtype that can be; None if it can.
 Judged = tuple[str, str] | None
@@ -19,26 +18,25 @@ def obstacles_of(
 
     `judge` looks at a weight's scheme, `can_align` at its shape: why no scheme of a dtype would fit.
     """
-    layers = layers_of(model)
-    found: dict[str, Obstacle] = {}
-    fitting: list[int] = []
-    for name, weight in model.weights.items():
-        if obstacle := _place(name, layers.get(name)):
-            found[name] = obstacle
-        elif judge(weight) is None and not can_align(weight, weight.scheme.dtype):
-            fitting.append(weight.scheme.group_size)
-    sizes = fitting or [weight.scheme.group_size for name, weight in model.weights.items() if name not in found]
+    names = FileNames(model)
+    alone = "readers of this format unpack linear layers alone"
+    found = {name: Obstacle(name, alone, None) for name in model.weights if not names.matrices(name)}
+    weights = {
+        name: replace(weight, shape=names.matrices(name)[0].shape)  # experts are layers, all of one shape
+        for name, weight in model.weights.items()
+        if name not in found
+    }
+    fitting = [
+        weight.scheme.group_size
+        for weight in weights.values()
+        if judge(weight) is None and not can_align(weight, weight.scheme.dtype)
+    ]
+    sizes = fitting or [weight.scheme.group_size for weight in weights.values()]
     size = max(sizes, key=sizes.count, default=-1)
-    for name, weight in model.weights.items():
-        if name not in found and (obstacle := _obstacle(name, weight, size, judge(weight), can_align)):
+    for name, weight in weights.items():
+        if obstacle := _obstacle(name, weight, size, judge(weight), can_align):
             found[name] = obstacle
     return [found[name] for name in model.weights if name in found]
-
-
-def _place(name: str, layer: LayerInfo | None) -> Obstacle | None:
-    if is_packable(layer):
-        return None
-    return Obstacle(name, "readers of this format unpack linear layers alone", None)
 
 
 def _obstacle(

@@ -52,7 +52,8 @@ def build(stored: StoredModel, described: Description, options: EngineOptions | 
     """
     options = options or EngineOptions()
     cache = PackCache(options.pack_cache, stored) if options.pack_cache else None
-    model = _Lowering(stored, cache).model(described, options)
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="woqfx-build") as pool:
+        model = _Lowering(Tensors(stored, cache), pool).model(described, options)
     memory = _free_memory() // 2 if options.max_memory is None else options.max_memory
     if memory < 0:
         raise CheckpointError(f"max_memory is {memory}: give a number of bytes, 0 or more")
@@ -64,18 +65,23 @@ def _free_memory() -> int:
 
 
 class _Lowering:
-    """Builds the engine's terms, each from its counterpart in `description`. Several threads build layers at once."""
+    """Builds the engine's terms, each from its counterpart in `description`.
 
-    def __init__(self, stored: StoredModel, cache: PackCache | None) -> None:
-        self.tensors = Tensors(stored, cache)
-        self.stored = stored
+    What is large is built in the pool's threads: one reads while another packs.
+    """
+
+    def __init__(self, tensors: Tensors, pool: ThreadPoolExecutor) -> None:
+        self.tensors, self.pool = tensors, pool
+        self.stored = tensors.stored
         self.ropes: list[description.Rope] = []
         self.biases: list[description.RelativeBias] = []
 
     def model(self, d: Description, options: EngineOptions) -> _core.Model:
         made = _core.Model()
         made.hidden, made.vocabulary, made.context = d.hidden_size, d.vocab_size, d.context
-        made.embedding = self.tensors.table(d.embedding)
+        in_eight_bits = HeadInEightBits(self._usual_compute()) if options.head == "int8" else None
+        head = self.pool.submit(self.tensors.projection, [d.head], in_eight_bits)
+        embedding = self.pool.submit(self.tensors.table, d.embedding)
         made.embedding_scale = d.embedding_scale
         if d.positions is not None:
             made.positions, made.position_offset = self.tensors.table(d.positions.weight), d.positions.offset
@@ -89,8 +95,7 @@ class _Lowering:
             encoder = _core.Encoder()
             encoder.layers, encoder.final_norm = self.layers(d.encoder.layers), self.norm(d.encoder.final_norm)
             made.encoder = encoder
-        in_eight_bits = HeadInEightBits(self._usual_compute()) if options.head == "int8" else None
-        made.head = self.tensors.projection([d.head], in_eight_bits)
+        made.head, made.embedding = head.result(), embedding.result()
         made.logit_scale, made.logit_softcap = d.logit_scale, d.logit_softcap or 0.0
         if unused := self.tensors.unused():
             raise CheckpointError(
@@ -104,9 +109,7 @@ class _Lowering:
         return counts.most_common(1)[0][0] if counts else "fp32"
 
     def layers(self, described: Sequence[description.Layer]) -> list[_core.Layer]:
-        """Layers built in as many threads as kernels have: one reads while another packs."""
-        with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="woqfx-build") as pool:
-            return list(pool.map(self.layer, described))
+        return list(self.pool.map(self.layer, described))
 
     def layer(self, d: description.Layer) -> _core.Layer:
         made = _core.Layer()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import Seq2SeqLMOutput
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from woqfx_llm_runtime.causal_lm import RuntimeModel, check_tokens, own_cache, own_mask, refuse
 from woqfx_llm_runtime.requests.errors import ContextError, RequestError
@@ -31,7 +31,7 @@ class Source(ModelOutput):
     attention_mask: Tensor | None = None
 
 
-class RuntimeSeq2Seq(RuntimeModel):
+class RuntimeSeq2Seq(RuntimeModel):  # type: ignore[no-untyped-call]
     """An encoder-decoder language model on the native engine: see `RuntimeModel`.
 
     `submit` takes the source; the answer's tokens are the decoder's.
@@ -87,7 +87,7 @@ class RuntimeSeq2Seq(RuntimeModel):
             raise RequestError(f"attention_mask has shape {list(mask.shape)}, input_ids {list(ids.shape)}")
         return [_within(row, shown.bool(), number) for number, (row, shown) in enumerate(zip(ids, mask, strict=True))]
 
-    def _prepare_text_encoder_decoder_kwargs_for_generation(  # type: ignore[override]
+    def _prepare_text_encoder_decoder_kwargs_for_generation(
         self, inputs_tensor: Tensor, model_kwargs: dict[str, Any], *others: Any, **more: Any
     ) -> dict[str, Any]:
         """For `generate`: nothing is encoded before a row gets its slot."""
@@ -110,7 +110,7 @@ class RuntimeSeq2Seq(RuntimeModel):
         longest = max(map(len, sources))
         if longest > self.engine.context:
             raise ContextError(
-                f"a source of {longest} tokens is more than the {self.engine.context} that the runtime takes: shorten it"
+                f"a source of {longest} tokens is more than the runtime takes, {self.engine.context}: shorten it"
             )
 
 

@@ -28,11 +28,11 @@ def test_what_is_no_option_is_explained(text, match):
 
 @pytest.mark.parametrize("command", ["generate", "chat", "serve", "eval", "bench"])
 def test_every_command_that_runs_a_model_teaches_its_backends_options(run, command):
-    help = run(command, "--help").stdout
-    assert "--backend-option NAME=VALUE" in help
-    assert "Options of backend llm_runtime, with their defaults:" in help
-    assert "kv=fp16" in help
-    assert "verify=false" in help
+    taught = run(command, "--help").stdout
+    assert "--backend-option NAME=VALUE" in taught
+    assert "Options of backend llm_runtime, with their defaults:" in taught
+    assert "kv=fp16" in taught
+    assert "verify=false" in taught
 
 
 def test_layers_alone_have_no_backend_options(run):
@@ -43,7 +43,7 @@ def test_layers_alone_have_no_backend_options(run):
 
 def test_a_value_that_the_backend_refuses_is_an_error_before_anything_is_loaded(run, checkpoint):
     result = run("generate", checkpoint, "-p", "a", "--backend", "llm_runtime", "--backend-option", "kv=int4")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "option kv of backend llm_runtime is 'int4': fp16 or fp32 or int8" in result.stderr
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import woqfx
 from woqfx.generating import Constraint, Settings
 from woqfx.langchain import WoqfxLLM
 
@@ -28,6 +29,24 @@ def test_it_answers_as_pytorch_does(runtime: WoqfxLLM, tiny_checkpoint: Path, as
     bound = runtime.bind(**asked)
     assert bound.batch(PROMPTS) == answers == [bound.invoke(prompt) for prompt in PROMPTS]
     assert ["".join(bound.stream(prompt)) for prompt in PROMPTS] == answers
+
+
+@pytest.fixture(scope="module")
+def t5_checkpoint(tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runtime") / "t5"
+    woqfx.quantize(tiny_t5, dtype="int8", out=out, progress="none")
+    return out
+
+
+@pytest.mark.parametrize("asked", [{}, {"temperature": 1.2, "seed": 3}, {"num_beams": 3}], ids=str)
+def test_an_encoder_decoder_answers_as_pytorch_does(t5_checkpoint: Path, asked: dict[str, object]):
+    pytorch, runtime = (
+        WoqfxLLM(model=str(t5_checkpoint), backend=backend, max_tokens=10, temperature=0).bind(**asked)
+        for backend in ("torch_cpu", "llm_runtime")
+    )
+    answers = pytorch.batch(PROMPTS)
+    assert any(answers)
+    assert runtime.batch(PROMPTS) == answers
 
 
 def test_many_threads_at_once(runtime: WoqfxLLM):

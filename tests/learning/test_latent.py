@@ -33,7 +33,7 @@ def test_a_latent_weight_starts_as_the_quantized_one(name, symmetric, ordered):
     latent = Latent(weight, q)
     assert torch.equal(latent.codes(), q.unpacked())
     assert torch.equal(latent.weight(), q.dequantize())
-    assert torch.equal(latent.qtensor().dequantize(), q.dequantize())
+    assert torch.equal(latent.result().dequantize(), q.dequantize())
 
 
 def test_it_starts_at_the_weight_where_that_rounds_to_the_code():
@@ -68,5 +68,5 @@ def test_scales_alone(name, symmetric, ordered):
     assert torch.equal(scaled.weight(), q.dequantize())
     assert torch.equal(scaled.backward(slope)["gain"], latent.backward(slope)["gain"])
     scaled.gain.mul_(1.5)
-    assert torch.equal(scaled.qtensor().unpacked(), q.unpacked())
-    assert torch.allclose(scaled.qtensor().dequantize(), 1.5 * q.dequantize(), rtol=1e-3)
+    assert torch.equal(scaled.result().unpacked(), q.unpacked())
+    assert torch.allclose(scaled.result().dequantize(), 1.5 * q.dequantize(), rtol=1e-3)

@@ -14,7 +14,8 @@ from woqfx.calibration import CalibrationRequest, prepare_calibration
 from woqfx.errors import PlanError, SchemeError
 from woqfx.mixed.mixing import mix, plan_within
 from woqfx.mixed.sensitivity import measure
-from woqfx.planning import Request, make_plan
+from woqfx.planning import make_plan
+from woqfx.request import Request
 from woqfx.scheme import Rule
 from woqfx.source import open_source
 

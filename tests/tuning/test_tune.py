@@ -141,7 +141,7 @@ def test_another_model_is_refused_before_anything_is_computed(llama, tmp_path):
     with pytest.raises(PlanError, match=r"mlp\.\w+_proj\.weight is \[.*\] in .*quantized, and \[.*\] in .*other"):
         woqfx.tune(llama[0], other, tmp_path / "tuned", data=data())
     stranger = folder_of(tmp_path / "stranger", "gpt2")
-    with pytest.raises(PlanError, match="is not in .*stranger: give the model that .*quantized was made from"):
+    with pytest.raises(PlanError, match=r"is not in .*stranger: give the model that .*quantized was made from"):
         woqfx.tune(llama[0], stranger, tmp_path / "tuned", data=data())
 
 

@@ -160,12 +160,12 @@ def _measure(
 ) -> _Report:
     import torch
 
-    from woqfx import bench
+    from woqfx import bench, memory
     from woqfx.plugins import registry
 
     running, threads = registry().backend(backend), threads or torch.get_num_threads()
     report = _Report(threads)
-    with bench.threads(threads), _saying() as say:
+    with memory.threads(threads), _saying() as say:
         for compute_dtype in compute_dtypes or registry().names("compute dtype"):
             for group_size in group_sizes:
                 say(f"packing weights for {compute_dtype}, group {group_size}")

@@ -24,11 +24,11 @@ def show(
     """Measure the checkpoint in `folder`, in turn with the GGUF file `against`, and print what came out."""
     import torch
 
-    from woqfx import bench
+    from woqfx import memory
     from woqfx.speed import LlamaCppReader, ModelReader, take_turns
 
     threads = threads or torch.get_num_threads()
-    with bench.threads(threads):
+    with memory.threads(threads):
         own = ModelReader(load_quantized(folder, backend))
         readers: dict[str, Reader] = {f"woqfx {backend.name}": own}
         if against is not None:

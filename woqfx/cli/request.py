@@ -195,7 +195,7 @@ class RequestCommand(click.Command):
 def planned(source: Source, request: dict[str, Any], workers: int = 1) -> Plan:
     """The plan for what a `RequestCommand` was asked; with --target-bits, layers are measured, which a bar shows."""
     from woqfx.mixed.mixing import plan_within
-    from woqfx.planning import Request
+    from woqfx.request import Request
 
     target_bits = request.pop("target_bits")
     with text.bar("measuring the layers") as advance:

@@ -12,7 +12,7 @@ from torch import Tensor
 from woqfx.blocks.block import Block
 from woqfx.learning.adam import Adam
 from woqfx.learning.latent import Latent
-from woqfx.learning.scaled import Scaled
+from woqfx.learning.scaled import Scaled, ScaledVector
 from woqfx.qtensor import QTensor
 
 #: The loss of one call of the block, by its number, with these parameters: a scalar, differentiable in them.
@@ -45,20 +45,16 @@ class Learning:
     def __init__(self, block: Block, quantized: Mapping[str, QTensor], loss: Loss, rates: Rates, seed: int = 0) -> None:
         self._block, self._loss = block, loss
         self._draw = torch.Generator().manual_seed(seed)
-        self._weights: dict[str, Scaled] = {}
+        self._learned: dict[str, Scaled | ScaledVector] = {}
         self._adams: dict[str, dict[str, Adam]] = {}
         for name, q in quantized.items():
             if len(q.shape) == 2 and q.offsets is None:
                 self._add(name, q, rates)
-        self._fixed = {name: q.dequantize() for name, q in quantized.items() if name not in self._weights}
-        self._vectors = {
-            name: tensor.clone()
-            for name, tensor in block.parameters.items()
-            if tensor.dim() == 1 and tensor.is_floating_point()
-        }
-        self._of_vectors = {
-            name: Adam(vector, rates.vectors * float(vector.abs().mean())) for name, vector in self._vectors.items()
-        }
+        self._fixed = {name: q.dequantize() for name, q in quantized.items() if name not in self._learned}
+        for name, tensor in block.parameters.items():
+            if tensor.dim() == 1 and tensor.is_floating_point():
+                self._learned[name] = ScaledVector(tensor)
+                self._adams[name] = {"gain": Adam(self._learned[name].gain, rates.vectors)}
 
     def run(self, calls: Sequence[int], steps: int, batch: int, report: Report | None = None) -> None:
         """Take this many steps, each on `batch` of the calls, shuffled; the rate falls to nothing by a half cosine."""
@@ -73,8 +69,8 @@ class Learning:
 
     def error(self, calls: Sequence[int]) -> float:
         """The mean loss of these calls with what `results` gives, which is what will be stored."""
-        stored = {name: one.qtensor().dequantize() for name, one in self._weights.items()}
-        current = {**self._fixed, **stored, **self._vectors}
+        stored = {n: t.dequantize() if isinstance(t, QTensor) else t for n, t in self.results().items()}
+        current = {**self._fixed, **stored}
 
         def one(number: int) -> float:
             with torch.no_grad():
@@ -85,40 +81,39 @@ class Learning:
 
     def results(self) -> dict[str, QTensor | Tensor]:
         """All that may have changed, by name."""
-        return {**{name: one.qtensor() for name, one in self._weights.items()}, **self._vectors}
+        return {name: one.result() for name, one in self._learned.items()}
 
     def _add(self, name: str, q: QTensor, rates: Rates) -> None:
         if rates.codes:
             latent = Latent(self._block.parameters[name], q)
+            self._learned[name] = latent
             self._adams[name] = {"steps": Adam(latent.steps, rates.codes * latent.step)}
-            self._weights[name] = latent
         else:
+            self._learned[name] = Scaled(q)
             self._adams[name] = {}
-            self._weights[name] = Scaled(q)
-        self._adams[name]["gain"] = Adam(self._weights[name].gain, rates.scales)
+        self._adams[name]["gain"] = Adam(self._learned[name].gain, rates.scales)
 
     def _step(self, chosen: Sequence[int], share: float) -> None:
-        current = {**self._fixed, **{name: one.weight() for name, one in self._weights.items()}, **self._vectors}
+        current = {**self._fixed, **{name: one.weight() for name, one in self._learned.items()}}
 
         def gradients(number: int) -> dict[str, dict[str, Tensor]]:
             with torch.enable_grad():
-                leaves = {name: current[name].detach().requires_grad_() for name in (*self._weights, *self._vectors)}
+                leaves = {name: current[name].detach().requires_grad_() for name in self._learned}
                 loss = self._loss(number, {**current, **leaves})
                 found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-            return dict(self._learned(dict(zip(leaves, found, strict=True))))
+            return dict(self._parts(dict(zip(leaves, found, strict=True))))
 
         first, *others = self._block.map(gradients, chosen)
         for name, parts in first.items():
             for part, gradient in parts.items():
                 for other in others:
                     gradient += other[name][part]
-                adam = self._adams[name][part] if name in self._weights else self._of_vectors[name]
-                adam.step(gradient, share)
-        for one in self._weights.values():
+                self._adams[name][part].step(gradient, share)
+        for one in self._learned.values():
             one.settle()
 
-    def _learned(self, gradients: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    def _parts(self, gradients: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """From gradients of weights to those of what is learned of each, which are smaller if codes stay."""
         while gradients:
             name, gradient = gradients.popitem()
-            yield name, self._weights[name].backward(gradient) if name in self._weights else {"": gradient}
+            yield name, self._learned[name].backward(gradient)

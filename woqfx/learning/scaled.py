@@ -1,4 +1,4 @@
-"""A quantized weight whose scales can be learned."""
+"""Numbers that are learned relative to their own size: scales of a quantized weight, and vectors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Scaled:
     def settle(self) -> None:
         """Called when what is learned has moved."""
 
-    def qtensor(self) -> QTensor:
+    def result(self) -> QTensor:
         """The weight as it will be stored."""
         params = GroupParams(self._scale * self.gain, self._zero)
         made = QTensor.build(self.dtype, self.q.scheme, self.codes(), params.stored_as(self.q.scheme.scale_dtype))
@@ -70,3 +70,25 @@ class Scaled:
     def _spread(self, per_group: Tensor) -> Tensor:
         """[N, G] to [N, K]."""
         return per_group.repeat_interleave(self._width, -1)[:, : self.q.in_features]
+
+
+class ScaledVector:
+    """A norm's weight, or a bias, [K] times `gain` [K]. By its own size: in one norm there are numbers of all sizes."""
+
+    def __init__(self, vector: Tensor) -> None:
+        self._vector, self.gain = vector, torch.ones_like(vector)
+
+    def weight(self) -> Tensor:
+        """The vector as it is now."""
+        return self._vector * self.gain
+
+    def backward(self, gradient: Tensor) -> dict[str, Tensor]:
+        """See `Scaled.backward`."""
+        return {"gain": gradient * self._vector}
+
+    def settle(self) -> None:
+        """See `Scaled.settle`."""
+
+    def result(self) -> Tensor:
+        """The vector as it will be stored, but for its type."""
+        return self.weight()

@@ -14,9 +14,10 @@ from woqfx.cpu import this_cpu
 from woqfx.errors import PlanError, SchemeError
 from woqfx.mixed.allocation import Choice, allocate
 from woqfx.mixed.sensitivity import Report, measure
-from woqfx.planning import LayerPlan, Plan, Request, make_plan
+from woqfx.planning import LayerPlan, Plan, make_plan
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
+from woqfx.request import Request
 from woqfx.scheme import Rule, Scheme
 from woqfx.source import Source
 

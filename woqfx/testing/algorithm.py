@@ -14,12 +14,13 @@ from torch import Tensor
 from woqfx.algorithm import Algorithm, Layer
 from woqfx.contracts import fault_of
 from woqfx.errors import WeightError
+from woqfx.memory import threads
 from woqfx.nearest import quantize_nearest
 from woqfx.options import read_options
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme
-from woqfx.testing.cases import SCHEMES, normal, relative_error, same_bytes, threads
+from woqfx.testing.cases import SCHEMES, normal, relative_error, same_bytes
 
 
 class AlgorithmSuite(ABC):

@@ -16,6 +16,7 @@ from torch import nn
 from woqfx.backend import Backend, PackedWeight
 from woqfx.contracts import fault_of
 from woqfx.cpu import CPU, this_cpu
+from woqfx.memory import threads
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme
@@ -27,7 +28,6 @@ from woqfx.testing.cases import (
     quantized,
     relative_error,
     same_bytes,
-    threads,
     with_offsets,
 )
 

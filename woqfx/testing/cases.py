@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 
@@ -81,14 +80,3 @@ def relative_error(value: Tensor, exact: Tensor) -> float:
     """|value - exact| / |exact|, Frobenius norms in float64; 0 where both are 0."""
     distance, size = float((value.double() - exact.double()).norm()), float(exact.double().norm())
     return distance / size if size else distance
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Set torch's number of threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

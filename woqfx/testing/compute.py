@@ -10,6 +10,7 @@ from torch import Tensor
 
 from woqfx.compute import ComputeDType
 from woqfx.contracts import fault_of
+from woqfx.memory import threads
 from woqfx.qtensor import QTensor
 from woqfx.testing.cases import (
     OFFSET_CASES,
@@ -18,7 +19,6 @@ from woqfx.testing.cases import (
     permuted,
     quantized,
     relative_error,
-    threads,
     with_offsets,
 )
 

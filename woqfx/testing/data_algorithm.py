@@ -16,11 +16,12 @@ from woqfx.blocks.block import Call
 from woqfx.blocks.checking import check_rounded
 from woqfx.blocks.composition import Composition
 from woqfx.blocks.steps import BlockWork, Loaded, QuantizedBlock
+from woqfx.memory import threads
 from woqfx.nearest import quantize_nearest
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme
-from woqfx.testing.cases import SCHEMES, normal, same_bytes, threads
+from woqfx.testing.cases import SCHEMES, normal, same_bytes
 
 _WIDTH = 48
 

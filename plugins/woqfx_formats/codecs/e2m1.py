@@ -30,7 +30,7 @@ def decode(scheme: Scheme, parts: Mapping[str, Tensor], where: str) -> QTensor:
     if scheme == MXFP4:
         if bool((stored == 255).any()):
             raise CheckpointError(f"{where}.weight_scale holds the exponent 255, which is no number")
-        scales = torch.ldexp(torch.ones(()), stored.to(torch.int32) - 127).to(torch.bfloat16)
+        scales = torch.ldexp(torch.ones(stored.shape), stored.to(torch.int32) - 127).to(torch.bfloat16)
     else:
         divisor = parts["weight_global_scale"].reshape(())
         if not bool(torch.isfinite(divisor)) or float(divisor) <= 0:

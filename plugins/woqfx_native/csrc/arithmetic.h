@@ -34,7 +34,7 @@ struct Fp32 : Arithmetic<V> {
         typename V::Table table;
         F origin;
         explicit Decoder(const woqfx::Operands& o)
-            : table(V::load_table(o.table)), origin(V::set(static_cast<float>(o.origin) + 0x1p23f)) {}
+            : table(V::load_table(o.table)), origin(V::set(static_cast<float>(o.origin))) {}
         template <int i>
         F operand(const I (&words)[kBits / 4]) const {
             if constexpr (kBits == 4) {
@@ -70,7 +70,7 @@ struct Bf16 : Arithmetic<V> {
         typename V::PairTable table;
         F origin;
         explicit Decoder(const woqfx::Operands& o)
-            : table(V::load_pair_table(o.table)), origin(V::set(static_cast<float>(o.origin) + 0x1p23f)) {}
+            : table(V::load_pair_table(o.table)), origin(V::set(static_cast<float>(o.origin))) {}
         template <int i>
         I operand(const I (&words)[kBits / 4]) const {
             if constexpr (kBits == 4) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernel.h"
+#include "lanes.h"
 #include "numbers.h"
 
 namespace {
@@ -13,6 +14,7 @@ using woqfx::Float;
 using woqfx::kStep;
 using woqfx::Layout;
 using woqfx::Word;
+using woqfx::encode::fold_lanes;
 
 inline void load_span(const void* data, Float type, std::size_t from, std::size_t count, float* to) {
     if (type == Float::f32) {
@@ -54,28 +56,40 @@ inline float sum(const float* x, std::size_t count) {
     return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
 }
 
+// A step's numbers side by side. Comparisons within a plain loop would become masks that are shuffled about.
+using StepFloats __attribute__((vector_size(kStep * 4))) = float;
+using StepInts __attribute__((vector_size(kStep * 4))) = std::int32_t;
+using StepBytes __attribute__((vector_size(kStep))) = std::uint8_t;
+
+// Of whole steps.
 inline std::uint32_t largest_magnitude_bits(const float* x, std::size_t count) {
-    std::uint32_t most = 0;  // of non-negative floats the order is that of their bits; NaN is above all
-    for (std::size_t i = 0; i < count; ++i) {
-        const std::uint32_t magnitude = bits_of(x[i]) & 0x7fffffff;
+    StepInts most{};  // of non-negative floats the order is that of their bits; NaN is above all
+    for (std::size_t i = 0; i < count; i += kStep) {
+        StepInts magnitude;
+        std::memcpy(&magnitude, x + i, sizeof magnitude);
+        magnitude &= 0x7fffffff;
         most = magnitude > most ? magnitude : most;
     }
-    return most;
+    return static_cast<std::uint32_t>(fold_lanes(most, [](auto a, auto b) { return a > b ? a : b; }));
 }
 
-// round(x / step), half to even, as bytes; returns their sum. Adding 1.5 * 2^23 rounds, and leaves the number in the
-// low byte of the sum.
+// round(x / step), half to even, of whole steps, as bytes; returns their sum. Adding 1.5 * 2^23 rounds, and leaves the
+// number in the low byte of the sum.
 inline std::int32_t quantize(const float* x, std::size_t count, float step, std::uint8_t* to) {
-    std::int32_t total = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-        float steps = x[i] / step;
-        steps = steps < -127.0f ? -127.0f : steps;
-        steps = steps > 127.0f ? 127.0f : steps;
-        const auto code = static_cast<std::int32_t>(bits_of(steps + 12582912.0f) - 0x4b400000);
-        total += code;
-        to[i] = static_cast<std::uint8_t>(code);
+    const StepFloats least = StepFloats{} - 127.0f, most = StepFloats{} + 127.0f;
+    StepInts sums{};
+    for (std::size_t i = 0; i < count; i += kStep) {
+        StepFloats steps;
+        std::memcpy(&steps, x + i, sizeof steps);
+        steps /= step;
+        steps = steps < least ? least : steps;
+        steps = steps > most ? most : steps;
+        const StepInts codes = reinterpret_cast<StepInts>(steps + 12582912.0f) - 0x4b400000;
+        sums += codes;
+        const StepBytes bytes = __builtin_convertvector(codes, StepBytes);
+        std::memcpy(to + i, &bytes, sizeof bytes);
     }
-    return total;
+    return fold_lanes(sums, [](auto a, auto b) { return a + b; });
 }
 
 inline std::size_t take_outliers(float* x, std::size_t count, float threshold, std::size_t column,

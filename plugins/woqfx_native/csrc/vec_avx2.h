@@ -64,11 +64,12 @@ struct Avx2 {
         return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.low, index),
                                 _mm256_permutevar8x32_ps(table.high, index), chooser);
     }
-    // 2^23 + byte is 0x4b000000 + byte; less 2^23 + origin.
+    // 2^23 + byte is 0x4b000000 | byte; less 2^23 + origin.
     template <int kShift>
     static F byte_value(I words, F origin) {
         const I byte = _mm256_and_si256(_mm256_srli_epi32(words, kShift), set(0xffu));
-        return _mm256_sub_ps(as_float(_mm256_or_si256(byte, set(0x4b000000u))), origin);
+        const F value = as_float(_mm256_or_si256(byte, set(0x4b000000u)));
+        return _mm256_sub_ps(value, _mm256_add_ps(origin, set(0x1p23f)));
     }
     template <int kShift>
     static I lookup_bytes(const ByteTable& table, I words) {

@@ -73,7 +73,8 @@ struct Portable {
     }
     template <int kShift>
     static F byte_value(I words, F origin) {
-        return as_float(I((U(words) >> kShift & 0xff) | 0x4b000000)) - origin;  // 2^23 + byte, less 2^23 + origin
+        const F value = as_float(I((U(words) >> kShift & 0xff) | 0x4b000000));  // 2^23 + byte
+        return value - (origin + 0x1p23f);
     }
     template <int kShift>
     static I lookup_bytes(const Table& table, I words) {

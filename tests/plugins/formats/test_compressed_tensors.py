@@ -11,6 +11,8 @@ import torch
 from foreign_folders import Encode, assert_means, quantized_folder
 
 from woqfx.backend import PackedWeight
+from woqfx.errors import CheckpointWarning
+from woqfx.loading import open_checkpoint
 
 pytest.importorskip("compressed_tensors")
 

@@ -42,6 +42,41 @@ CHANGES = {
 }
 
 
+CHANGES_OF_T5 = {
+    "no heads": {"num_heads": 0},
+    "huge heads": {"d_kv": HUGE},
+    "wide heads": {"d_kv": 1 << 15},
+    "a million layers": {"num_layers": 1_000_000},
+    "more decoder layers": {"num_decoder_layers": 3},
+    "a million decoder layers": {"num_decoder_layers": 1_000_000},
+    "no buckets": {"relative_attention_num_buckets": 0},
+    "odd buckets": {"relative_attention_num_buckets": 31},
+    "huge buckets": {"relative_attention_num_buckets": 1 << 20},
+    "no distance": {"relative_attention_max_distance": 0},
+    "a short distance": {"relative_attention_max_distance": 3},
+    "a huge distance": {"relative_attention_max_distance": 1 << 30},
+    "a distance of text": {"relative_attention_max_distance": "far"},
+    "an activation of nobody": {"dense_act_fn": "mish"},
+    "a gate that is not there": {"is_gated_act": True},
+    "no epsilon": {"layer_norm_epsilon": None},
+    "another width": {"d_model": 128},
+    "a head that is not there": {"tie_word_embeddings": False, "vocab_size": 130},
+}
+
+
+@pytest.fixture(scope="module")
+def good_t5(tmp_path_factory):
+    return checkpoint_of(tmp_path_factory.mktemp("good") / "t5", "t5", rules=["re:^(?!.*DenseReluDense).*=keep"])
+
+
+@pytest.mark.parametrize("name", CHANGES_OF_T5)
+def test_numbers_of_a_config_with_an_encoder(good_t5, tmp_path, name):
+    start = time.monotonic()
+    with pytest.raises(woqfx.WoqfxError):
+        woqfx.load(forged(good_t5, tmp_path / "bad", "config.json", CHANGES_OF_T5[name]), backend="llm_runtime")
+    assert time.monotonic() - start < 30
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """Most of it kept as it was, so that few shapes are known before tensors are read."""

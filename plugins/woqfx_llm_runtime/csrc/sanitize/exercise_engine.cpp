@@ -63,14 +63,30 @@ MLP mlp(Random& random, std::size_t hidden, std::size_t inner, bool gated) {
     return made;
 }
 
-Layer layer(Random& random, const Model& model) {
+CrossAttention cross(Random& random, const Model& model) {
+    CrossAttention a;
+    a.kv_heads = 1 + random.below(3), a.heads = a.kv_heads * (1 + random.below(3)), a.head_dim = 6 + random.below(20);
+    a.scale = 0.3f;
+    a.query = projection(random, a.heads * a.head_dim, model.hidden);
+    a.memory = projection(random, 2 * a.kv_heads * a.head_dim, model.hidden);
+    a.output = projection(random, model.hidden, a.heads * a.head_dim);
+    return a;
+}
+
+Layer layer(Random& random, Model& model, bool of_encoder) {
     Layer made;
     Attention& a = made.attention;
     a.kv_heads = 1 + random.below(3), a.heads = a.kv_heads * (1 + random.below(3)), a.head_dim = 6 + random.below(20);
     a.scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim));
     a.inputs = projection(random, (a.heads + 2 * a.kv_heads) * a.head_dim, model.hidden);
     a.output = projection(random, model.hidden, a.heads * a.head_dim);
-    a.softcap = random.one_in(3) ? 20.0f : 0.0f, a.window = random.one_in(3) ? 1 + random.below(90) : 0;
+    a.causal = !of_encoder;
+    a.softcap = random.one_in(3) ? 20.0f : 0.0f, a.window = a.causal && random.one_in(3) ? 1 + random.below(90) : 0;
+    if (random.one_in(3)) {
+        const std::size_t reach = random.below(200);
+        a.bias = static_cast<int>(model.biases.size());
+        model.biases.emplace_back(a.heads, reach, floats(random, a.heads * (2 * reach + 1)));
+    }
     a.rope = static_cast<int>(random.below(model.ropes.size() + 1)) - 1;
     a.norm_all_heads = random.one_in(3);
     a.query_norm = norm(random, a.norm_all_heads ? a.heads * a.head_dim : a.head_dim);
@@ -92,7 +108,9 @@ Layer layer(Random& random, const Model& model) {
     made.input_norm = norm(random, model.hidden, false);
     for (auto* other : {&made.attention_output_norm, &made.mlp_norm, &made.mlp_output_norm})
         *other = norm(random, model.hidden);
-    made.parallel = random.one_in(4), made.residual_scale = random.one_in(3) ? 0.5f : 1.0f;
+    if (model.encoder && !of_encoder && !random.one_in(4))
+        made.cross = cross(random, model), made.cross_norm = norm(random, model.hidden);
+    made.parallel = !made.cross && random.one_in(4), made.residual_scale = random.one_in(3) ? 0.5f : 1.0f;
     return made;
 }
 
@@ -110,7 +128,13 @@ Model random_model(Random& random) {
     for (std::size_t i = 0; i < 1 + random.below(3); ++i) rope.frequencies.push_back(1.0f / static_cast<float>(i + 1));
     rope.interleaved = random.one_in(2);
     m.ropes.push_back(rope);
-    for (std::size_t i = 0; i < 1 + random.below(3); ++i) m.layers.push_back(layer(random, m));
+    if (random.one_in(2)) {
+        Encoder encoder;
+        for (std::size_t i = 0; i < 1 + random.below(3); ++i) encoder.layers.push_back(layer(random, m, true));
+        encoder.final_norm = norm(random, m.hidden);
+        m.encoder = std::move(encoder);
+    }
+    for (std::size_t i = 0; i < 1 + random.below(3); ++i) m.layers.push_back(layer(random, m, false));
     m.embedding_norm = norm(random, m.hidden), m.final_norm = norm(random, m.hidden, false);
     m.head = projection(random, m.vocabulary, m.hidden);
     m.logit_softcap = random.one_in(3) ? 30.0f : 0.0f;
@@ -125,9 +149,34 @@ Tokens random_tokens(Random& random, std::size_t count, std::size_t vocabulary) 
     return tokens;
 }
 
+// The source of a text, if the model has an encoder: the text itself, and its first half once more.
+Tokens source_of(const Engine& engine, const Tokens& text) {
+    if (!engine.model().encoder) return {};
+    Tokens source = text;
+    source.insert(source.end(), text.begin(), text.begin() + static_cast<std::ptrdiff_t>(text.size() / 2));
+    source.resize(std::min(source.size(), engine.model().context));
+    return source;
+}
+
+// Sources for new slots, in one call.
+void encode(Engine& engine, const std::vector<int>& slots, const std::vector<Tokens>& texts) {
+    if (!engine.model().encoder) return;
+    std::vector<Text> parts;
+    Tokens tokens;
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+        const Tokens source = source_of(engine, texts[i]);
+        parts.push_back({slots[i], source.size()});
+        tokens.insert(tokens.end(), source.begin(), source.end());
+    }
+    engine.encode(parts, tokens.data(), tokens.size());
+    for (std::size_t i = 0; i < slots.size(); ++i)
+        expect(engine.source_length(slots[i]) == parts[i].count, "a slot knows its source");
+}
+
 // All logits of a sequence, in one call.
 std::vector<float> alone(Engine& engine, const Tokens& tokens) {
     const int slot = engine.create();
+    encode(engine, {slot}, {tokens});
     std::vector<float> logits(tokens.size() * engine.model().vocabulary);
     engine.forward({{slot, tokens.size(), tokens.size()}}, tokens.data(), tokens.size(), logits.data());
     engine.free(slot);
@@ -140,6 +189,7 @@ void check_together(Random& random, Engine& engine, const std::vector<Tokens>& t
     const std::size_t vocabulary = engine.model().vocabulary;
     std::vector<int> slots;
     for (std::size_t i = 0; i < texts.size(); ++i) slots.push_back(engine.create());
+    encode(engine, slots, texts);
     for (bool more = true; more;) {
         more = false;
         std::vector<Part> parts;
@@ -186,8 +236,33 @@ void check_together(Random& random, Engine& engine, const std::vector<Tokens>& t
     expect(engine.kv_bytes() == 0, "all memory comes back");
 }
 
+void check_refused_sources(Engine& engine) {
+    const int slot = engine.create();
+    const auto refuses = [&](const std::vector<Text>& texts, const Tokens& tokens) {
+        expect(refused([&] { engine.encode(texts, tokens.data(), tokens.size()); }), "a bad source");
+        expect(engine.source_length(slot) == 0, "a source that fails is none");
+    };
+    refuses({{slot, 1}}, {static_cast<std::int64_t>(engine.model().vocabulary)});
+    refuses({{slot, 2}}, {1});
+    refuses({{slot, 1}}, {1, 1});
+    refuses({{slot, SIZE_MAX}}, {1});
+    refuses({{slot, 0}}, {});
+    refuses({{slot, 1}, {slot, 1}}, {1, 1});
+    refuses({{slot + 1, 1}}, {1});
+    refuses({{slot, engine.model().context + 1}}, Tokens(engine.model().context + 1, 1));
+    if (engine.model().encoder) {
+        const Tokens one = {1};
+        std::vector<float> logits(engine.model().vocabulary);
+        expect(refused([&] { engine.forward({{slot, 1, 1}}, one.data(), 1, logits.data()); }), "a slot without a source");
+        engine.encode({{slot, 1}}, one.data(), 1);
+        expect(refused([&] { engine.encode({{slot, 1}}, one.data(), 1); }), "a second source");
+    }
+    engine.free(slot);
+}
+
 void check_refusals(Engine& engine) {
     const int slot = engine.create();
+    encode(engine, {slot}, {{1, 2, 3}});
     const auto vocabulary = static_cast<std::int64_t>(engine.model().vocabulary);
     std::vector<float> logits(engine.model().vocabulary * 2);
     const auto refuses = [&](const std::vector<Part>& parts, const Tokens& tokens) {
@@ -223,6 +298,7 @@ int run(std::size_t cases, std::uint64_t seed) {
         }
         check_together(random, two, texts, expected);
         check_refusals(two);
+        check_refused_sources(two);
         expect(refused([&] { alone(tight, texts[0]); }), "more memory than is allowed");
     }
     std::printf("%zu models from seed %llu on, %s: no fault\n", cases, static_cast<unsigned long long>(seed),
