@@ -45,7 +45,7 @@ CONTEXT = 512
 FASTEST = "nf4, embedding int8"
 BACKENDS = ("torch_cpu", "llm_runtime")
 PROMPT, NEW = 128, 16
-CHAIN = 'ChatPromptTemplate.from_template("Name one thing that {place} is famous for.") | ChatWoqfx(...)'
+TEMPLATE = "Name one thing that {place} is famous for."
 PLACES = ("Italy", "Japan", "Egypt")
 
 
@@ -87,7 +87,7 @@ def main() -> None:
         answers = asked_in_langchain(models["llm_runtime"], fast)
     console.print(table(rows))
     console.print(speed_table(speeds))
-    console.print(f"[bold]LangChain[/], on llm_runtime: {CHAIN}", highlight=False)
+    console.print(f'[bold]LangChain[/], prompt | ChatWoqfx on llm_runtime, a batch of {len(PLACES)}: "{TEMPLATE}"\n')
     for place, answer in answers.items():
         console.print(f"  {place:<6} {answer}", highlight=False)
     console.print(f"\nTry it: [bold].venv/bin/woqfx chat {fast} --backend llm_runtime[/]", highlight=False)
@@ -158,7 +158,7 @@ def asked_in_langchain(model: Any, checkpoint: Path) -> dict[str, str]:
     from woqfx.langchain import ChatWoqfx
 
     chat = ChatWoqfx.from_model(model, AutoTokenizer.from_pretrained(checkpoint), max_tokens=16, temperature=0)
-    chain = ChatPromptTemplate.from_template("Name one thing that {place} is famous for.") | chat
+    chain = ChatPromptTemplate.from_template(TEMPLATE) | chat
     answers = chain.batch([{"place": place} for place in PLACES])
     return {place: " ".join(str(answer.content).split()) for place, answer in zip(PLACES, answers, strict=True)}
 
@@ -188,7 +188,7 @@ def speed_table(speeds: Mapping[str, Speed]) -> Table:
     """Both backends, and how much faster the faster one is."""
     made = Table(box=box.SIMPLE_HEAD, title_justify="left")
     made.add_column(f"{FASTEST}, by", style="bold")
-    for column in ("prompt, tokens/s", "new, tokens/s", "times as fast"):
+    for column in ("prompt, tokens/s", "new, tokens/s", "new: times as fast"):
         made.add_column(column, justify="right")
     first = next(iter(speeds.values()))
     for name, speed in speeds.items():

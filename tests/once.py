@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,14 +10,14 @@ import pytest
 from filelock import FileLock
 
 
-def once(factory: pytest.TempPathFactory, worker: str, name: str, make: Callable[[Path], None]) -> Path:
-    """The folder `name`, filled by `make` in whichever process comes first; `worker` is xdist's fixture `worker_id`."""
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name`, filled by `make` in whichever process comes first."""
     base = factory.getbasetemp()
-    folder = (base if worker == "master" else base.parent) / name
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     done = folder.with_suffix(".done")
     with FileLock(folder.with_suffix(".lock")):
         if not done.exists():
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)  # a process that failed may have been here
             make(folder)
             done.touch()
     return folder

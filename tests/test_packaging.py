@@ -25,19 +25,19 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
-def plain_wheel(tmp_path_factory, worker_id):
+def plain_wheel(tmp_path_factory):
     """The wheel, built where there is no compiler."""
 
     def make(folder):
         build(folder, f"-Cbuild-dir={folder / 'build'}", CC="/no/compiler", CXX="/no/compiler")
 
-    return only_wheel(once(tmp_path_factory, worker_id, "plain", make))
+    return only_wheel(once(tmp_path_factory, "plain", make))
 
 
 @pytest.fixture(scope="session")
-def fresh(wheel, tmp_path_factory, worker_id):
+def fresh(wheel, tmp_path_factory):
     """An environment into which the wheel was installed."""
-    return once(tmp_path_factory, worker_id, "fresh", lambda folder: install(wheel, folder))
+    return once(tmp_path_factory, "fresh", lambda folder: install(wheel, folder))
 
 
 def install(wheel, folder):

@@ -11,7 +11,16 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig
 
 from woqfx.errors import CheckpointError, SourceError
-from woqfx.skeleton import build_skeleton, initial_buffers, materialize, named_state, tied_aliases
+from woqfx.skeleton import (
+    build_skeleton,
+    has_tied_head,
+    initial_buffers,
+    materialize,
+    named_state,
+    tied_aliases,
+    told_untied,
+    untie_head,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,3 +203,19 @@ def test_the_callers_config_is_not_changed() -> None:
     before = config.to_dict()
     build_skeleton(config)
     assert config.to_dict() == before
+
+
+SAYS = {"own": {"tie_word_embeddings": False}, "tied": {"tie_word_embeddings": True}, "nothing": {}}
+HELD = {"both": ("shared.weight", "lm_head.weight"), "one": ("shared.weight",), "neither": ()}
+
+
+@pytest.mark.parametrize(("says", "held"), [(one, other) for one in SAYS for other in HELD])
+def test_a_t5s_head_is_its_own_if_the_config_says_so_and_the_files_hold_one(says, held):
+    """T5Config ties whatever it reads; FLAN-T5's config.json says what is so."""
+    model = build_skeleton(tiny_config("t5"))
+    untie_head(model, SAYS[says], HELD[held])
+    own = (says, held) == ("own", "both")
+    assert has_tied_head(model) != own
+    assert ("lm_head.weight" in tied_aliases(model)) != own
+    assert "encoder.embed_tokens.weight" in tied_aliases(model), "embeddings stay one"
+    assert told_untied(model) == ({"tie_word_embeddings": False} if own else {})

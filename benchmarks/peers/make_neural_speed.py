@@ -17,13 +17,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
+_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
 
 
 def _pieces(count: int) -> Iterator[tuple[str, int]]:
     yield from (("<unk>", _UNKNOWN), ("<s>", _CONTROL), ("</s>", _CONTROL))
-    yield from ((f"<0x{byte:02X}>", _BYTE) for byte in range(256))
-    yield from ((f"t{number}", _NORMAL) for number in range(count - 259))
+    yield from ((f"t{number}", _NORMAL) for number in range(count - 3))
 
 
 def _field(number: int, data: bytes) -> bytes:
@@ -52,7 +51,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=out.parent) as own:
         model = Path(own, "model")
         model.mkdir()
-        (model / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16"}))
+        wanted = {"torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2}
+        (model / "config.json").write_text(json.dumps({**config, **wanted}))
         (model / "tokenizer.model").write_bytes(tokenizer(config["vocab_size"]))
         (model / "model-00001-of-00001.safetensors").symlink_to(source / "model.safetensors")
         os.chdir(own)

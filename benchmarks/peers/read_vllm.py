@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+# Their usual wheels are for CUDA's torch, and importing one beside the CPU's torch ends vLLM; a text model needs none.
+sys.modules |= dict.fromkeys(("torchvision", "torchaudio", "torchcodec"))  # type: ignore[arg-type]
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -52,12 +52,7 @@ def main(out: str) -> None:
             model, tiny_tokenizer(), group_size=32, iters=0, disable_opt_rtn=True, device_map="cpu", **settings
         )
         rounder.quantize_and_save(str(made), format=form)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        written = next(path.parent for path in made.rglob("config.json"))
-        for path in written.glob("*"):
-            if path.suffix in (".json", ".safetensors") and "token" not in path.name:
-                shutil.copy(path, folder)
+        shutil.copytree(next(made.rglob("config.json")).parent, folder, dirs_exist_ok=True)
         shutil.rmtree(made)
         record(folder, who, dict(decoded(folder)))
     shutil.rmtree(dense)

@@ -49,9 +49,7 @@ def main(out: str, *only: str) -> None:
         model.quantize(rows, batch_size=1)
         model.save(str(made))
         loaded = GPTQModel.load(str(made), device="cpu", backend=BACKEND.TORCH, dtype=torch.float16)
-        folder.mkdir(exist_ok=True)
-        for file in ("config.json", "quantize_config.json", "model.safetensors"):
-            shutil.copy(made / file, folder)
+        shutil.copytree(made, folder, dirs_exist_ok=True)
         record(folder, who, dict(decoded(loaded.model)))
         shutil.rmtree(made)
     shutil.rmtree(dense)

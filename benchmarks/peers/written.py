@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 RECORD = "decoded.json"
+_KEPT = ("config.json", "quantize_config.json", "model.safetensors")
 
 
 def tiny_llama(dtype: torch.dtype = torch.float32) -> Any:
@@ -56,8 +57,17 @@ def batches(count: int = 8, length: int = 32) -> Tensor:
 
 
 def record(folder: Path, made_by: str, weights: Mapping[str, Tensor]) -> None:
-    """Write beside a checkpoint what its program dequantizes each weight [N, K] to: a digest, and the first values."""
+    """Write beside a checkpoint what its program dequantizes each weight [N, K] to: a digest, and the first values.
+
+    What no reader of weights looks at is taken out: other files, and the name of the folder that the model came from.
+    """
     facts = {name: _fact(weight.detach()) for name, weight in sorted(weights.items())}
+    for path in folder.iterdir():
+        if path.name not in _KEPT:
+            path.unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     (folder / RECORD).write_text(json.dumps({"made_by": made_by, "weights": facts}, indent=1) + "\n")
 
 

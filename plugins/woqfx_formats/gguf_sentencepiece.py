@@ -14,6 +14,7 @@ from typing import Any
 import gguf
 
 SPACE = "▁"
+_LONGEST = 512  # letters of a piece; those in use have a few dozen
 
 
 class OddMergesError(ValueError):
@@ -60,6 +61,8 @@ def scores(tokenizer: Mapping[str, Any]) -> dict[str, float]:
         raise OddMergesError("the merges that make up one piece do not follow each other")
     listed = set(pairs)
     for piece in vocabulary:
+        if len(piece) > _LONGEST:
+            raise OddMergesError(f"{piece[:80]!r}... has {len(piece)} letters")
         halves = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
         ways = [pair for pair in halves if pair[0] in vocabulary and pair[1] in vocabulary]
         if piece not in whole and not _is_byte(piece) and not listed.issuperset(ways):

@@ -43,8 +43,8 @@ def describe_tokenizer(writer: gguf.GGUFWriter, files: Mapping[str, bytes], voca
         _add_special(writer, files, merges=not sentencepiece.is_sentencepiece(tokenizer))
     except _UnnamedError as error:
         raise CheckpointError(f"{label}: {TOKENIZER} {error}; {_REMEDY}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{label}: {TOKENIZER} cannot be understood: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{label}: {TOKENIZER} cannot be understood: {str(error)[:500]}") from error
 
 
 _REMEDY = (

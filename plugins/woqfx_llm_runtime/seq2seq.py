@@ -79,7 +79,7 @@ class RuntimeSeq2Seq(RuntimeModel):  # type: ignore[no-untyped-call]
                 "the runtime's encoder takes input_ids [rows, tokens], and gives nothing but what its decoder reads: "
                 "pass input_ids, not inputs_embeds or encoder_outputs"
             )
-        ids, mask = given.input_ids.to(torch.int64), given.attention_mask
+        ids, mask = given.input_ids.to(torch.int64, copy=True), given.attention_mask
         check_tokens(ids, self.engine.vocab_size)
         if mask is None:
             return list(ids)

@@ -38,6 +38,7 @@ def test_progress_as_json(run, checkpoint, tmp_path):
     done = run("convert", checkpoint, "--out", tmp_path / "copy", "--progress", "json")
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert [events[0]["event"], events[-1]["event"]] == ["RunStarted", "RunFinished"]
+    assert events[0]["doing"] == "converting"
     assert events[0]["tensors"] == sum(event["event"] == "TensorDone" for event in events)
 
 
@@ -46,3 +47,24 @@ def test_an_unknown_format(run, checkpoint, tmp_path):
     assert refused.exit_code == 2
     assert "no format 'exl2'" in refused.stderr
     assert "gptq" in refused.stderr
+
+
+def test_a_name_on_the_hub(run, checkpoint, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(checkpoint))
+    done = run("export", "org/name", "--format", "bitsandbytes", "--requantize", "--out", tmp_path / "out")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_a_name_without_a_network_says_what_was_tried(run, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    refused = run("convert", "org/no-such-model", "--out", tmp_path / "out")
+    assert refused.exit_code == 1
+    assert "no folder 'org/no-such-model' here, and the Hugging Face Hub did not give it" in refused.stderr.replace(
+        "give org/no-such-model", "give it"
+    )
+    assert not (tmp_path / "out").exists()

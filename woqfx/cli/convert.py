@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Examples:
   woqfx convert some-gptq-folder/ --out out/
   woqfx convert model-Q4_K_M.gguf --out out/
+  woqfx convert organisation/model-awq --out out/
   woqfx convert some-awq-folder/ --to gptq --out for-others/
 """,
 )
@@ -31,7 +32,8 @@ def command(
 ) -> None:
     """Write MODEL, a checkpoint in any format that is read here, in woqfx's own format.
 
-    MODEL is a folder or a .gguf file that is quantized already; its format is found by looking. (It runs as it is, too:
+    MODEL is a folder, a .gguf file or a name on the Hugging Face Hub (organisation/name) that is quantized already; its
+    format is found by looking. (It runs as it is, too:
     woqfx generate MODEL.) Codes, scales and zero points are carried over as they are, so nothing is lost; what woqfx
     has no grid for is dequantized, and you are told. One layer is in memory at a time. A run that was stopped goes on
     when the same command is given again.

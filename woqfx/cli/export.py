@@ -17,13 +17,20 @@ if TYPE_CHECKING:
     "export",
     short_help="Write a checkpoint for another program.",
     epilog="""\b
+Which format for which program:
+  compressed-tensors   vLLM, SGLang, transformers
+  gguf                 llama.cpp, Ollama, LM Studio
+  bitsandbytes         transformers with bitsandbytes, QLoRA
+  gptq, awq            GPTQModel, and where older files are expected
+
+\b
 Examples:
   woqfx export out/ --format compressed-tensors --out for-vllm/
   woqfx export out/ --format gptq --out for-gptqmodel/
   woqfx export out/ --format gguf --out for-llama-cpp/
   woqfx export out/ --format awq --requantize --out awq/
 
-Which formats are written, and by whom each is read: docs/formats.md
+What each format holds, and with what that was checked: docs/formats.md
 """,
 )
 @click.argument("model", type=click.Path(path_type=Path))
@@ -34,7 +41,7 @@ def command(
 ) -> None:
     """Write MODEL, a quantized checkpoint, in the format of another program, with its config and tokenizer.
 
-    Codes and scales are carried over exactly. Where the format cannot hold a layer, nothing is written, and you are
+    MODEL is a folder of woqfx quantize, or anything that woqfx convert takes. Codes and scales are carried over exactly. Where the format cannot hold a layer, nothing is written, and you are
     told which layers, why, and what would fit; --requantize then accepts the loss. One layer is in memory at a time. A
     run that was stopped goes on when the same command is given again.
     """

@@ -31,14 +31,14 @@ Examples:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--original", required=True, metavar="MODEL", help="A folder, a .gguf file, or a name on the Hub.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where to write it.")
-@click.option("--passes", type=float, default=2.0, show_default=True, metavar="X", help="Over the data.")
+@click.option("--passes", type=float, default=1.0, show_default=True, metavar="X", help="Over the data.")
 @click.option(
     "--rate",
     type=float,
-    default=0.002,
+    default=0.001,
     show_default=True,
     metavar="X",
-    help="How far a scale, or a number of a norm, moves in a step at first, relative to its size.",
+    help="How far a number moves in a step at first, relative to its size.",
 )
 @click.option(
     "--products",
@@ -54,10 +54,10 @@ def command(model: Path, original: str, out: Path, overwrite: bool, quiet: bool,
     """Tune MODEL, a quantized checkpoint in any format that is read here, against the model that it was made from.
 
     Quantizing looks at a block at a time. This looks at what the whole model predicts, and lessens its KL divergence
-    from the original by gradients of scales, norms and biases, on calibration data. Codes and sizes stay as they are.
+    from the original by gradients of norms' weights and biases, on calibration data. All quantized weights stay.
     It is judged on an eighth of the data, which is not learned from, and written if it is better.
 
-    The whole model is in memory, several times over: how much that takes is said first.
+    Both models are in memory, in float32: how much that takes is said first.
     """
     from woqfx.tuning.tune import TuningOptions, tune, tuning_memory
 

@@ -25,8 +25,8 @@ Report = Callable[[int], None]
 class Rates:
     """How far numbers move in a step at the start.
 
-    `codes` is for what is rounded, as a share of a cell of the grid; with 0, codes stay. `scales` and `vectors` (norms'
-    weights, biases) are relative to the size of each.
+    `codes` is for what is rounded, as a share of a cell of the grid; `scales` and `vectors` (norms' weights, biases)
+    are relative to the size of each. What has rate 0 stays as it is.
     """
 
     codes: float
@@ -48,7 +48,7 @@ class Learning:
         self._learned: dict[str, Scaled | ScaledVector] = {}
         self._adams: dict[str, dict[str, Adam]] = {}
         for name, q in quantized.items():
-            if len(q.shape) == 2 and q.offsets is None:
+            if len(q.shape) == 2 and q.offsets is None and (rates.codes or rates.scales):
                 self._add(name, q, rates)
         self._fixed = {name: q.dequantize() for name, q in quantized.items() if name not in self._learned}
         for name, tensor in block.parameters.items():

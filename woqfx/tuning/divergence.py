@@ -48,7 +48,7 @@ class _MeanDivergence(torch.autograd.Function):
         slope = torch.empty_like(logits)
         total = torch.zeros((), dtype=torch.float64)
         rows = max(1, _CHUNK // logits.shape[-1])
-        for p, q, slopes in zip(wanted.split(rows), logits.split(rows), slope.split(rows), strict=True):
+        for p, q, slopes in zip(*(torch.split(part, rows) for part in (wanted, logits, slope)), strict=True):
             log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
             total += (log_p.exp() * (log_p - log_q)).sum(dtype=torch.float64)
             torch.sub(log_q.exp(), log_p.exp(), out=slopes)

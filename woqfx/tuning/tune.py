@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from woqfx.calibration import Calibration, CalibrationRequest, prepare_calibration
 from woqfx.disk.output import refuse_inside
@@ -35,13 +36,13 @@ Report = Callable[[int, int], None]
 class TuningOptions:
     """How a checkpoint is tuned.
 
-    `passes` over the data are made; `rate` is how far a scale or a number of a norm moves in a step at first, relative
-    to its size. `products` is the type in which both models run, fp32 or bf16: the latter takes half the time on a CPU
-    with instructions for it. `seed` decides the order of the data. Raises `WoqfxError` for values that cannot be meant.
+    `passes` over the data are made; `rate` is how far a number moves in a step at first, relative to its size.
+    `products` is the type in which both models run, fp32 or bf16: the latter takes half the time on a CPU with
+    instructions for it. `seed` decides the order of the data. Raises `WoqfxError` for values that cannot be meant.
     """
 
-    passes: float = 2.0
-    rate: float = 0.002
+    passes: float = 1.0
+    rate: float = 0.001
     products: str = "fp32"
     seed: int = 0
 
@@ -84,9 +85,9 @@ def tune(
     """Tune the checkpoint `model`, in any format that is read here, and write what came of it into the folder `out`.
 
     Quantizing goes block by block; this looks at what the whole model predicts, and lessens its KL divergence from the
-    `original` (a folder, GGUF file or Hub name) on calibration data by gradients of scales, norms and biases, in the
-    manner of the second phase of EfficientQAT (arXiv 2407.11062). Codes, schemes and sizes stay. Both models are in
-    memory: see `tuning_memory`.
+    `original` (a folder, GGUF file or Hub name) on calibration data by gradients of norms' weights and biases (as norm
+    tweaking, arXiv 2309.02784, does for a block at a time). All quantized weights stay. Both models are in memory: see
+    `tuning_memory`.
 
     What was learned is judged by an eighth of the sequences, which is not learned from, and written if it is better. A
     call that was stopped begins anew. Raises `PlanError` if the two models are not alike, before anything is computed;
@@ -106,15 +107,15 @@ def tune(
     workers = torch.get_num_threads()
     with single_threaded():
         all_of_it = whole(stored, source, rows, _PRODUCTS[options.products], workers)
-        rates = Rates(codes=0, scales=options.rate, vectors=options.rate)
+        rates = Rates(codes=0, scales=0, vectors=options.rate)
         learning = Learning(all_of_it.block, all_of_it.quantized, all_of_it.divergence, rates, options.seed)
         before = learning.error(held_out)
         learning.run(learned, steps, _BATCH, report and (lambda done: report(done, steps)))
         after = learning.error(held_out)
     found = Tuning(before, after, len(learned), len(held_out))
     if found.better:
-        changes = {name.removeprefix(PREFIX): one for name, one in learning.results().items()}
-        tuned = Tuned(stored, changes, _told(options, calibration, found))
+        kept = {name.removeprefix(PREFIX): one for name, one in learning.results().items() if isinstance(one, Tensor)}
+        tuned = Tuned(stored, kept, _told(options, calibration, found))
         for _ in transcode(tuned, out, OWN, overwrite=overwrite):
             pass
     return found
@@ -125,8 +126,7 @@ def tuning_memory(model: str | Path) -> int:
     stored = open_checkpoint(Path(model))
     quantized = sum(prod(weight.shape) for weight in stored.weights.values())
     kept = sum(prod(info.shape) for info in stored.kept.values())
-    # The original in float32, the weights as they are now, and for each thread their gradients.
-    return 4 * (2 * kept + (2 + min(_BATCH, torch.get_num_threads())) * quantized)
+    return 8 * (quantized + kept)  # the original in float32, and what is stored
 
 
 def _told(options: TuningOptions, calibration: Calibration, found: Tuning) -> dict[str, Any]:

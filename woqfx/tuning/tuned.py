@@ -1,4 +1,4 @@
-"""A quantized model with some of its weights, and of what is kept beside them, replaced."""
+"""A quantized model with some of what is kept beside its weights replaced."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from woqfx.source.base import TensorInfo
 
 
 class Tuned(StoredModel):
-    """`model` with `changes`, in the schemes, shapes and types that those had. `how` goes into its request."""
+    """`model` with other kept tensors, in the shapes and types that those had. `how` goes into its request."""
 
-    def __init__(self, model: StoredModel, changes: Mapping[str, QTensor | Tensor], how: Mapping[str, Any]) -> None:
+    def __init__(self, model: StoredModel, kept: Mapping[str, Tensor], how: Mapping[str, Any]) -> None:
         self.label = model.label
         self._model, self._how = model, how
-        self._weights = {name: one for name, one in changes.items() if isinstance(one, QTensor)}
-        self._kept = {
-            name: one.to(model.kept[name].dtype) for name, one in changes.items() if not isinstance(one, QTensor)
-        }
+        self._kept = {name: tensor.to(model.kept[name].dtype) for name, tensor in kept.items()}
 
     @property
     def config(self) -> Mapping[str, Any] | None:
@@ -55,8 +52,8 @@ class Tuned(StoredModel):
 
     @property
     def errors(self) -> Mapping[str, float | None]:
-        """See `StoredModel.errors`: known of weights that are as they were."""
-        return {name: error for name, error in self._model.errors.items() if name not in self._weights}
+        """See `StoredModel.errors`."""
+        return self._model.errors
 
     def sidecars(self) -> Mapping[str, bytes]:
         """See `StoredModel.sidecars`."""
@@ -64,7 +61,7 @@ class Tuned(StoredModel):
 
     def read_weight(self, name: str) -> QTensor:
         """See `StoredModel.read_weight`."""
-        return self._weights[name] if name in self._weights else self._model.read_weight(name)
+        return self._model.read_weight(name)
 
     def read_kept(self, name: str) -> Tensor:
         """See `StoredModel.read_kept`."""

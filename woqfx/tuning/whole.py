@@ -52,14 +52,12 @@ def whole(stored: StoredModel, source: Source, rows: Sequence[Tensor], products:
     # A tree of its own around the same tensors, all of which are replaced whenever it runs.
     model = copy.deepcopy(original, {id(tensor): tensor for tensor in original.parameters()})
     quantized = {PREFIX + name: stored.read_weight(name) for name in stored.weights}
-    tensors = dict(original.named_parameters())
-    float_weights = {PREFIX + name: layers[name].logical(tensors[name].detach()) for name in stored.weights}
     kept = {PREFIX + name: stored.read_kept(name) for name, _ in model.named_parameters() if name in stored.kept}
     block = Block(
         stored.label,
         Divergence(model, original, products),
         {},
-        float_weights | {name: as_float(tensor) for name, tensor in kept.items()},
+        {name: as_float(tensor) for name, tensor in kept.items()},
         [Call((row,), {}) for row in rows],
         (),
         transposed=frozenset(PREFIX + name for name in stored.weights if layers[name].transposed),

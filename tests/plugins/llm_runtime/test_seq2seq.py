@@ -181,11 +181,14 @@ def test_sources_are_encoded_together_and_once_for_all_who_share_them():
 
 
 def test_nothing_is_encoded_before_somebody_waits():
-    pair = pair_of("t5")
-    answer = pair.runtime.submit(SOURCES[2], **GREEDY)
+    pair, source = pair_of("t5"), SOURCES[2].clone()
+    wanted = pair.torch.generate(source[None], **GREEDY)[0, 1:].tolist()
+    answer = pair.runtime.submit(source, **GREEDY)
+    source.fill_(7)  # what was handed in is what counts
     assert pair.engine.sources == []
-    next(answer)
+    assert next(answer) == wanted[0]
     assert pair.engine.sources == [1]
+    assert answer.result() == wanted
 
 
 def test_memory_is_bounded_and_comes_back(folder, model):
