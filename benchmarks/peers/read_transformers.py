@@ -9,6 +9,7 @@ import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from answering import answer  # type: ignore[import-not-found]
 from transformers import AutoModelForCausalLM
@@ -19,7 +20,8 @@ def main(model: str, prompts: str, out: str) -> None:
     config = json.loads((Path(model) / "config.json").read_text())
     unpacks = config["quantization_config"]["quant_method"]
     who = f"transformers {version('transformers')} with {unpacks} {version(unpacks)}"
-    answer(AutoModelForCausalLM.from_pretrained(model).eval(), prompts, out, who)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model)
+    answer(loaded.eval(), prompts, out, who)
 
 
 if __name__ == "__main__":

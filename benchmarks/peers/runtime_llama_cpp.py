@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp  # type: ignore[import-not-found]
+import llama_cpp
 
 from benchmarks.peers.runtime_worker import Runner, serve
 

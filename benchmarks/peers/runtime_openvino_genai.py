@@ -19,7 +19,12 @@ class OpenVINO(Runner):
 
     def __init__(self, path: str, threads: int, options: dict[str, Any]) -> None:
         self._path = Path(path)
-        self._pipeline = openvino_genai.LLMPipeline(path, "CPU", INFERENCE_NUM_THREADS=threads)
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.enable_prefix_caching = False  # or a prompt that it has read before takes no time
+        scheduler.cache_size = 1  # GB for keys and values
+        self._pipeline = openvino_genai.LLMPipeline(
+            path, "CPU", scheduler_config=scheduler, INFERENCE_NUM_THREADS=threads
+        )
 
     @property
     def nbytes(self) -> int:

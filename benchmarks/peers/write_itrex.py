@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from written import batches, record, tiny_llama, tiny_tokenizer  # type: ignore[import-not-found]
 
 _FOUR = {"bits": 4, "group_size": 32, "weight_dtype": "int4_clip"}
-CASES = {
+CASES: dict[str, Callable[[], Any]] = {
     "rtn-int4_clip": lambda: RtnConfig(**_FOUR, sym=True),
     "rtn-int4_clip-asymmetric": lambda: RtnConfig(**_FOUR, sym=False),
     "rtn-int8": lambda: RtnConfig(bits=8, group_size=32, weight_dtype="int8", sym=True),

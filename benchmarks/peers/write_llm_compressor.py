@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme  # type: ignore[import-not-found]
-from datasets import Dataset  # type: ignore[import-not-found]
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme  # type: ignore[import-untyped]
+from datasets import Dataset  # type: ignore[import-untyped]
 from llmcompressor import oneshot  # type: ignore[import-not-found]
 from llmcompressor.modifiers.gptq import GPTQModifier  # type: ignore[import-not-found]
 from llmcompressor.modifiers.quantization import QuantizationModifier  # type: ignore[import-not-found]
@@ -37,7 +38,7 @@ def gptq(order: str | None) -> Any:
     return GPTQModifier(config_groups={"group_0": integers(actorder=order)}, ignore=["lm_head"], actorder=order)
 
 
-CASES = {
+CASES: dict[str, Callable[[], Any]] = {
     "w4a16": lambda: nearest(integers()),
     "w4a16-asymmetric": lambda: nearest(integers(symmetric=False)),
     "w3a16": lambda: nearest(integers(3)),

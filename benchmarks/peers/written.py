@@ -36,7 +36,8 @@ def tiny_llama(dtype: torch.dtype = torch.float32) -> Any:
         max_position_embeddings=64,
         tie_word_embeddings=False,
     )
-    model = LlamaForCausalLM(config).eval()
+    model: Any = LlamaForCausalLM(config)
+    model.eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("proj.weight"):
@@ -48,7 +49,8 @@ def tiny_tokenizer() -> Any:
     """A word for each id: programs that look at data want a tokenizer, if they use it or not."""
     words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(32)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", pad_token="w1", eos_token="w2")
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=words, unk_token="w0", pad_token="w1", eos_token="w2")
 
 
 def batches(count: int = 8, length: int = 32) -> Tensor:

@@ -15,8 +15,8 @@ from woqfx.cli.failures import reported
 from woqfx.errors import OutputError, PlanError
 
 COMMANDS = (
-    *("quantize", "plan", "inspect", "report", "generate", "chat", "serve", "eval", "bench", "convert", "export"),
-    *("plugins", "new-plugin"),
+    *("quantize", "tune", "plan", "inspect", "report", "generate", "chat", "serve", "eval", "bench", "convert"),
+    *("export", "plugins", "new-plugin"),
 )
 
 

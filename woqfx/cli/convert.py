@@ -34,8 +34,8 @@ def command(
 
     MODEL is a folder, a .gguf file or a name on the Hugging Face Hub (organisation/name) that is quantized already; its
     format is found by looking. (It runs as it is, too:
-    woqfx generate MODEL.) Codes, scales and zero points are carried over as they are, so nothing is lost; what woqfx
-    has no grid for is dequantized, and you are told. One layer is in memory at a time. A run that was stopped goes on
+    woqfx generate MODEL.) Codes, scales and zero points are carried over as they are, so nothing is lost; what no grid
+    here holds is dequantized, and you are told. One layer is in memory at a time. A run that was stopped goes on
     when the same command is given again.
     """
     run(model, to, out=out, requantize=requantize, overwrite=overwrite, progress=progress, quiet=quiet)

@@ -41,8 +41,9 @@ def command(
 ) -> None:
     """Write MODEL, a quantized checkpoint, in the format of another program, with its config and tokenizer.
 
-    MODEL is a folder of woqfx quantize, or anything that woqfx convert takes. Codes and scales are carried over exactly. Where the format cannot hold a layer, nothing is written, and you are
-    told which layers, why, and what would fit; --requantize then accepts the loss. One layer is in memory at a time. A
-    run that was stopped goes on when the same command is given again.
+    MODEL is a folder of woqfx quantize, or anything that woqfx convert takes. Codes and scales are carried over
+    exactly. Where the format cannot hold a layer, nothing is written, and you are told which layers, why, and what
+    would fit; --requantize then accepts the loss. One layer is in memory at a time. A run that was stopped goes on
+    when the same command is given again.
     """
     run(model, to, out=out, requantize=requantize, overwrite=overwrite, progress=progress, quiet=quiet)

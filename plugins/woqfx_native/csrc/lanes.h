@@ -13,10 +13,6 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__GNUC__)
-#pragma GCC diagnostic ignored "-Wpsabi"  // how vectors are passed concerns none but these functions
-#endif
-
 namespace woqfx::encode {
 namespace {
 

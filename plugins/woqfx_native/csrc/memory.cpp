@@ -23,14 +23,13 @@ std::shared_ptr<std::uint8_t> allocate(std::size_t size, std::size_t alignment) 
     return {static_cast<std::uint8_t*>(memory), std::free};
 }
 
-// What is left of a chunk.
 struct Chunk {
     std::shared_ptr<std::uint8_t> memory;
-    std::size_t used = kChunk;
+    std::size_t used = 0;
 
     std::shared_ptr<std::uint8_t> take(std::size_t size) {
         size = (size + kAlignment - 1) / kAlignment * kAlignment;
-        if (size > kChunk - used) memory = allocate(kChunk, kHugePage), used = 0;
+        if (!memory || size > kChunk - used) memory = allocate(kChunk, kHugePage), used = 0;
         used += size;
         return {memory, memory.get() + used - size};
     }

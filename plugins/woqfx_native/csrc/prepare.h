@@ -60,6 +60,11 @@ inline float sum(const float* x, std::size_t count) {
 using StepFloats __attribute__((vector_size(kStep * 4))) = float;
 using StepInts __attribute__((vector_size(kStep * 4))) = std::int32_t;
 using StepBytes __attribute__((vector_size(kStep))) = std::uint8_t;
+using HalfInts __attribute__((vector_size(kStep * 2))) = std::int32_t;
+
+// By reference: not every instruction set passes 32 bytes in one register.
+inline HalfInts low_half(const StepInts& v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
+inline HalfInts high_half(const StepInts& v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7); }
 
 // Of whole steps.
 inline std::uint32_t largest_magnitude_bits(const float* x, std::size_t count) {
@@ -70,7 +75,8 @@ inline std::uint32_t largest_magnitude_bits(const float* x, std::size_t count) {
         magnitude &= 0x7fffffff;
         most = magnitude > most ? magnitude : most;
     }
-    return static_cast<std::uint32_t>(fold_lanes(most, [](auto a, auto b) { return a > b ? a : b; }));
+    const auto larger = [](auto a, auto b) { return a > b ? a : b; };
+    return static_cast<std::uint32_t>(fold_lanes(larger(low_half(most), high_half(most)), larger));
 }
 
 // round(x / step), half to even, of whole steps, as bytes; returns their sum. Adding 1.5 * 2^23 rounds, and leaves the
@@ -89,7 +95,7 @@ inline std::int32_t quantize(const float* x, std::size_t count, float step, std:
         const StepBytes bytes = __builtin_convertvector(codes, StepBytes);
         std::memcpy(to + i, &bytes, sizeof bytes);
     }
-    return fold_lanes(sums, [](auto a, auto b) { return a + b; });
+    return fold_lanes(low_half(sums) + high_half(sums), [](auto a, auto b) { return a + b; });
 }
 
 inline std::size_t take_outliers(float* x, std::size_t count, float threshold, std::size_t column,
