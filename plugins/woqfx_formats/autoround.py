@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from woqfx import Format, ModelFiles, PackedModel, StoredModel
 from woqfx_formats.awq import awq_modules, packed_awq
+from woqfx_formats.codecs.gptq import ZeroPoints
 from woqfx_formats.gptq_layers import gptq_modules, packed_gptq
 from woqfx_formats.settings import Settings
 
@@ -36,6 +37,6 @@ class AutoRound(Format):
             raise settings.bad(
                 "packing_format", f"where {known} are read: export it with one of those, or from the original"
             )
-        minus_one = packing in _MINUS_ONE
+        zeros = ZeroPoints.LESS_ONE if packing in _MINUS_ONE else ZeroPoints.PLAIN
         modules = gptq_modules(files)
-        return PackedModel(files, {one.weight: packed_gptq(one, settings, minus_one=minus_one) for one in modules})
+        return PackedModel(files, {one.weight: packed_gptq(one, settings, zeros=zeros) for one in modules})

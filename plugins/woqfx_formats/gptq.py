@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 import woqfx
 from woqfx import FileNames, Format, ModelFiles, Obstacle, Output, PackedModel, StoredModel, StoredWeight, registry
 from woqfx_formats.codecs import gptq
+from woqfx_formats.codecs.gptq import ZeroPoints
 from woqfx_formats.gptq_layers import gptq_modules, is_gptq, packed_gptq
 from woqfx_formats.itrex import is_itrex
 from woqfx_formats.linear import kept_linear, module_of
@@ -43,9 +45,9 @@ class GPTQ(Format):
         version = settings.text("checkpoint_format", "format") or _V1
         if version not in (_V1, _V2):
             raise settings.bad("checkpoint_format", f"where {_V1} and {_V2} are read: convert it with GPTQModel")
+        zeros = _zero_points(version, files.quantization)
         return PackedModel(
-            files,
-            {module.weight: packed_gptq(module, settings, minus_one=version == _V1) for module in gptq_modules(files)},
+            files, {module.weight: packed_gptq(module, settings, zeros=zeros) for module in gptq_modules(files)}
         )
 
     def obstacles(self, model: StoredModel) -> list[Obstacle]:
@@ -55,14 +57,14 @@ class GPTQ(Format):
     def output(self, model: StoredModel) -> Output:
         """See `Format.output`."""
         version = _version(model)
-        minus_one = version == _V1
+        zeros = _zero_points(version, _origin(model))
         names = FileNames(model)
         quantization = _quantization(model, names, version)
         return FolderOutput(
             model,
             names,
             _specs,
-            lambda weight: gptq.encode(weight, minus_one),
+            lambda weight: gptq.encode(weight, zeros),
             quantization,
             {"quantize_config.json": quantization},  # where older programs look
         )
@@ -74,10 +76,31 @@ def _version(model: StoredModel) -> str:
     More programs read version 1, but they add the 1 that is missing in zero points to whole words, which goes wrong if
     one is 0: so it is for symmetric weights.
     """
-    origin = model.request.get("quantization_config", {})
+    origin = _origin(model)
     if origin.get("quant_method") == "gptq" and origin.get("checkpoint_format") in (_V1, _V2):
         return str(origin["checkpoint_format"])
     return _V1 if all(weight.scheme.symmetric for weight in model.weights.values()) else _V2
+
+
+def _origin(model: StoredModel) -> Mapping[str, Any]:
+    """What the checkpoint that a model came from says of its quantization; empty if it was none."""
+    found: Mapping[str, Any] = model.request.get("quantization_config", {})
+    return found
+
+
+def _zero_points(version: str, quantization: Mapping[str, Any]) -> ZeroPoints:
+    """How zero points are held in a version: in version 1 it depends on who wrote them."""
+    if version == _V2:
+        return ZeroPoints.PLAIN
+    by_words = any(one.startswith("gptqmodel") for one in _writers(quantization))
+    return ZeroPoints.LESS_ONE_BY_WORDS if by_words else ZeroPoints.LESS_ONE
+
+
+def _writers(quantization: Mapping[str, Any]) -> list[str]:
+    """Programs and versions, as GPTQModel names them; nothing if that is not said, or not in its way."""
+    meta = quantization.get("meta")
+    found = meta.get("quantizer") if isinstance(meta, Mapping) else None
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
 
 def _judge(weight: StoredWeight) -> Judged:
@@ -122,6 +145,8 @@ def _quantization(model: StoredModel, names: FileNames, version: str) -> dict[st
         if own != common
         for matrix in names.matrices(name)
     }
+    # Zero points of version 1 keep their bytes: who reads them must be told by whose rule.
+    kept = _writers(_origin(model)) if version == _V1 else []
     heads = ("lm_head",)  # `lm_head` says it of the head
     dynamic |= {f"-:^{_escaped(name)}$": {} for name in kept_linear(model, names) if name not in heads}
     return {
@@ -134,7 +159,7 @@ def _quantization(model: StoredModel, names: FileNames, version: str) -> dict[st
         "pack_dtype": "int32",
         "lm_head": "lm_head.weight" in weights,
         "dynamic": dynamic or None,
-        "meta": {"quantizer": [f"woqfx:{woqfx.__version__}"]},
+        "meta": {"quantizer": [*kept, f"woqfx:{woqfx.__version__}"]},
     }
 
 

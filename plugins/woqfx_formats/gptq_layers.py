@@ -8,6 +8,7 @@ import torch
 
 from woqfx import ModelFiles, Packed, StoredWeight
 from woqfx_formats.codecs import gptq
+from woqfx_formats.codecs.gptq import ZeroPoints
 from woqfx_formats.modules import Module, modules_with
 from woqfx_formats.settings import SCALE_DTYPES, Settings, group_size
 
@@ -27,7 +28,7 @@ def is_gptq(module: Module) -> bool:
     return all(len(shape) == 2 for shape in shapes) and shapes[0][1] == shapes[2][1]
 
 
-def packed_gptq(module: Module, settings: Settings, *, minus_one: bool, compute_dtype: str = "fp32") -> Packed:
+def packed_gptq(module: Module, settings: Settings, *, zeros: ZeroPoints, compute_dtype: str = "fp32") -> Packed:
     """How a layer's weight lies in its tensors, which are checked. Raises `CheckpointError`.
 
     The tensors themselves say how many bits a code has, whether zero points are those of a symmetric grid, and whether
@@ -49,7 +50,7 @@ def packed_gptq(module: Module, settings: Settings, *, minus_one: bool, compute_
     if "g_idx" in module.parts:
         module.expect("g_idx", (torch.int32, torch.int64), (k,))
         ordered = not gptq.is_plain(module.files.read(module.parts["g_idx"]), k if size == -1 else min(size, k))
-    symmetric = settings.flag("sym") is True and _all_in_the_middle(module, bits, minus_one)
+    symmetric = settings.flag("sym") is True and _all_in_the_middle(module, bits, zeros)
     scheme = settings.scheme(
         dtype=gptq.DTYPES[bits],
         group_size=size,
@@ -58,12 +59,12 @@ def packed_gptq(module: Module, settings: Settings, *, minus_one: bool, compute_
         compute_dtype=compute_dtype,
     )
     weight = StoredWeight(scheme, (n, k), module.files.float_dtype, ordered=ordered)
-    return Packed(weight, module.parts, partial(gptq.decode, scheme, minus_one, ordered))
+    return Packed(weight, module.parts, partial(gptq.decode, scheme, zeros, ordered))
 
 
-def _all_in_the_middle(module: Module, bits: int, minus_one: bool) -> bool:
-    zeros = gptq.zero_points(module.files.read(module.parts["qzeros"]), bits, minus_one)
-    return bool((zeros == 1 << (bits - 1)).all())
+def _all_in_the_middle(module: Module, bits: int, zeros: ZeroPoints) -> bool:
+    found = gptq.zero_points(module.files.read(module.parts["qzeros"]), bits, zeros)
+    return bool((found == 1 << (bits - 1)).all())
 
 
 def _listed() -> str:

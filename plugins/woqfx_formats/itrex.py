@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from woqfx import Format, ModelFiles, PackedModel, StoredModel, registry
 from woqfx.errors import CheckpointError
+from woqfx_formats.codecs.gptq import ZeroPoints
 from woqfx_formats.gptq_layers import gptq_modules, packed_gptq
 from woqfx_formats.settings import Settings
 
@@ -41,5 +42,8 @@ class ITREX(Format):
             raise settings.bad("compute_dtype", f"which is none of {', '.join(registry().names('compute dtype'))}")
         return PackedModel(
             files,
-            {one.weight: packed_gptq(one, settings, minus_one=True, compute_dtype=compute) for one in modules},
+            {
+                one.weight: packed_gptq(one, settings, zeros=ZeroPoints.LESS_ONE, compute_dtype=compute)
+                for one in modules
+            },
         )

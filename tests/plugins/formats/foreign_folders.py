@@ -116,6 +116,7 @@ def gptq_encode(
     symmetric: bool = True,
     act_order: bool = False,
     minus_one: bool = True,
+    by_words: bool = False,
 ) -> Encode:
     """What GPTQ makes of every layer."""
     import layouts
@@ -124,7 +125,8 @@ def gptq_encode(
         made = random_codes(n, k, bits=bits, group_size=group_size, symmetric=symmetric, seed=len(name) + n)
         # Layers of one input have one order.
         groups = np.random.default_rng(k).permutation(made.groups) if act_order else made.groups
-        parts = layouts.gptq(made.codes, made.zeros, made.scales, bits, g_idx=groups, minus_one=minus_one)
+        how = {"g_idx": groups, "minus_one": minus_one, "by_words": by_words}
+        parts = layouts.gptq(made.codes, made.zeros, made.scales, bits, **how)
         return parts, layouts.weight_of(made.codes, made.zeros, made.scales, groups)
 
     return encode

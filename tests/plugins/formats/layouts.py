@@ -89,13 +89,26 @@ def awq_gemv_fast(codes: Array, zeros: Array, scales: Array, group_size: int) ->
 
 
 def gptq(
-    codes: Array, zeros: Array, scales: Array, bits: int, *, g_idx: Array | None = None, minus_one: bool = True
+    codes: Array,
+    zeros: Array,
+    scales: Array,
+    bits: int,
+    *,
+    g_idx: Array | None = None,
+    minus_one: bool = True,
+    by_words: bool = False,
 ) -> dict[str, Array]:
-    """The tensors of a GPTQ layer; `minus_one` is v1, which stores each zero point less one, in its own field."""
-    stored = (zeros.astype(np.int64) - 1) % (1 << bits) if minus_one else zeros
+    """The tensors of a GPTQ layer; `minus_one` is v1, which stores each zero point less one, in its own field.
+
+    With `by_words` it is taken from whole words, as GPTQModel does it: 0x11111111 from eight fields of 4 bits.
+    """
+    stored = (zeros.astype(np.int64) - 1) % (1 << bits) if minus_one and not by_words else zeros
+    borrowed = int("1".rjust(bits, "0") * (32 // bits), 2) if by_words else 0
     tensors = {
         "qweight": np.ascontiguousarray(words_along(codes, bits, 1).T),
-        "qzeros": words_along(np.ascontiguousarray(stored.T), bits, 1),
+        "qzeros": (words_along(np.ascontiguousarray(stored.T), bits, 1).view(np.uint32) - np.uint32(borrowed)).view(
+            "i4"
+        ),
         "scales": np.ascontiguousarray(scales.T.astype(np.float16)),
     }
     return tensors if g_idx is None else tensors | {"g_idx": g_idx.astype(np.int32)}

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from woqfx import Scheme
 from woqfx.errors import CheckpointError
 from woqfx_formats.codecs import awq, gptq
+from woqfx_formats.codecs.gptq import ZeroPoints
 from woqfx_formats.words import fields, from_transposed_bytes, to_words, transposed_bytes
 
 
@@ -47,25 +48,35 @@ class TestWords:
 
 
 class TestGPTQ:
-    @pytest.mark.parametrize("minus_one", [True, False], ids=["v1", "v2"])
+    @pytest.mark.parametrize("stored", [ZeroPoints.LESS_ONE, ZeroPoints.PLAIN], ids=["v1", "v2"])
     @pytest.mark.parametrize("symmetric", [True, False], ids=["sym", "asym"])
     @pytest.mark.parametrize("group_size", [-1, 32, 40])
     @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
-    def test_every_width(self, bits, group_size, symmetric, minus_one):
+    def test_every_width(self, bits, group_size, symmetric, stored):
         made = random_codes(64, 96, bits=bits, group_size=group_size, symmetric=symmetric)
-        stored = tensors(
-            layouts.gptq(made.codes, made.zeros, made.scales, bits, g_idx=made.groups, minus_one=minus_one)
-        )
-        weight = gptq.decode(Scheme(gptq.DTYPES[bits], group_size, symmetric), minus_one, False, stored, "w")
+        minus_one = stored is ZeroPoints.LESS_ONE
+        parts = tensors(layouts.gptq(made.codes, made.zeros, made.scales, bits, g_idx=made.groups, minus_one=minus_one))
+        weight = gptq.decode(Scheme(gptq.DTYPES[bits], group_size, symmetric), stored, False, parts, "w")
         expected = layouts.weight_of(made.codes, made.zeros, made.scales, made.groups)
         np.testing.assert_array_equal(weight.dequantize().numpy(), expected)
-        assert_same(gptq.encode(weight, minus_one), stored)
+        assert_same(gptq.encode(weight, stored), parts)
+
+    @pytest.mark.parametrize("bits", [2, 4, 8])
+    @given(data=st.data())
+    @settings(max_examples=30, deadline=None)
+    def test_zero_points_less_one_by_whole_words(self, bits, data):
+        zeros = data.draw(arrays(np.uint8, (2, 32), elements=st.integers(0, (1 << bits) - 1)))
+        made = layouts.gptq(np.zeros((32, 64), np.uint8), zeros.T, np.ones((32, 2)), bits, by_words=True)
+        words = torch.from_numpy(made["qzeros"])
+        by_words = ZeroPoints.LESS_ONE_BY_WORDS
+        assert torch.equal(gptq.zero_points(words, bits, by_words), torch.from_numpy(zeros))
+        assert torch.equal(gptq.zero_words(torch.from_numpy(zeros), bits, by_words), words)
 
     @pytest.mark.parametrize("zeros", [[0] * 8, [15] * 8, [0, 8, 8, 8, 8, 8, 8, 8], [15, 0, 15, 0, 1, 2, 0, 15]])
     def test_a_zero_point_does_not_carry_into_the_next(self, zeros):
         """0 is stored as 15 in version 1; to add 1 to the whole word would add 1 to its neighbour too."""
         stored = torch.from_numpy(layouts.words_along((np.array([zeros]) - 1) % 16, 4, 1))
-        assert gptq.zero_points(stored, 4, minus_one=True).tolist() == [zeros]
+        assert gptq.zero_points(stored, 4, ZeroPoints.LESS_ONE).tolist() == [zeros]
 
     @given(st.data())
     @settings(max_examples=40, deadline=None)
@@ -74,17 +85,17 @@ class TestGPTQ:
         groups = np.array(data.draw(st.permutations(list(np.arange(k) // width))))
         made = random_codes(32, k, group_size=width, seed=data.draw(st.integers(0, 9)))
         stored = tensors(layouts.gptq(made.codes, made.zeros, made.scales, 4, g_idx=groups))
-        weight = gptq.decode(Scheme("int4_clip", width, symmetric=False), True, True, stored, "w")
+        weight = gptq.decode(Scheme("int4_clip", width, symmetric=False), ZeroPoints.LESS_ONE, True, stored, "w")
         expected = layouts.weight_of(made.codes, made.zeros, made.scales, groups)
         np.testing.assert_array_equal(weight.dequantize().numpy(), expected)
-        assert_same(gptq.encode(weight, True), stored)
+        assert_same(gptq.encode(weight, ZeroPoints.LESS_ONE), stored)
 
     @pytest.mark.parametrize("groups", [[0] * 64, [7] * 64, [-1] * 64, [2**31 - 1] * 64, [0] * 31 + [1] * 33])
     def test_groups_of_other_sizes_are_refused(self, groups):
         made = random_codes(32, 64, group_size=32)
         stored = tensors(layouts.gptq(made.codes, made.zeros, made.scales, 4, g_idx=np.array(groups)))
         with pytest.raises(CheckpointError, match="w: g_idx does not share 64 inputs out to groups of 32"):
-            gptq.decode(Scheme("int4_clip", 32, symmetric=False), True, True, stored, "w")
+            gptq.decode(Scheme("int4_clip", 32, symmetric=False), ZeroPoints.LESS_ONE, True, stored, "w")
 
 
 class TestAWQ:

@@ -42,6 +42,14 @@ ROUND_TRIPS = {
         for bits in (2, 3, 4, 8)
         for sym, version, act in ((True, "gptq", False), (False, "gptq", True), (False, "gptq_v2", False))
     },
+    **{
+        f"gptq{bits}-asym-gptq-by-words": (
+            "gptq",
+            gptq_config(bits=bits, sym=False, meta={"quantizer": ["gptqmodel:7.7.0"]}),
+            gptq_encode(bits, symmetric=False, by_words=True),
+        )
+        for bits in (2, 4, 8)
+    },
 }
 
 
