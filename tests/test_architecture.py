@@ -13,6 +13,7 @@ import woqfx
 from woqfx.architecture import Architecture
 from woqfx.blocks.finding import find_blocks
 from woqfx.errors import SourceError
+from woqfx.plugin_loading import PluginWarning
 
 
 class Odd(nn.Module):
@@ -117,5 +118,5 @@ def test_of_each_thing_the_first_plugin_that_says_something_is_believed(register
 def test_an_answer_of_another_kind_is_reported_and_passed_over(registered: Any) -> None:
     registered("stages")
     registered(Architecture(stacks=("stages",)))
-    with pytest.warns(woqfx.plugins.PluginWarning, match="woqfx_architecture"):
+    with pytest.warns(PluginWarning, match="woqfx_architecture"):
         assert woqfx.registry().architecture(Odd()).stacks == ("stages",)

@@ -12,6 +12,7 @@ from folders_of_models import saved
 
 import woqfx
 from woqfx import events, progress
+from woqfx.plugin_loading import PluginWarning
 from woqfx.plugins import registry
 from woqfx.progress import showing
 
@@ -139,7 +140,7 @@ def test_a_stream_that_broke_does_not_stop_the_run(folder, tmp_path, monkeypatch
             raise BrokenPipeError
 
     monkeypatch.setattr(progress.sys, "stderr", Broken())
-    with pytest.warns(woqfx.plugins.PluginWarning, match="BrokenPipeError"):
+    with pytest.warns(PluginWarning, match="BrokenPipeError"):
         woqfx.quantize(folder, out=tmp_path / "out", progress="json")
     assert (tmp_path / "out" / "woqfx.json").is_file()
 

@@ -74,15 +74,19 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(tmp_path):
         command = "from woqfx.cli import main; main()"
         arguments = ["chat", str(tmp_path / "out"), "--max-new-tokens", "90000"]
         os.execv(sys.executable, [sys.executable, "-c", command, *arguments])
-    shown = Shown(terminal)
-    shown.until("> ")
-    os.write(terminal, b"Hi\n")
-    shown.until("Hi\r\n", more=40)
-    os.kill(child, signal.SIGINT)
-    shown.until("(stopped)")
-    shown.until("> ")
-    os.write(terminal, b"\x04")
-    _, status = os.waitpid(child, 0)
+    try:
+        shown = Shown(terminal)
+        shown.until("> ")
+        os.write(terminal, b"Hi\n")
+        shown.until("Hi\r\n", more=40)
+        os.kill(child, signal.SIGINT)
+        shown.until("(stopped)")
+        shown.until("> ")
+        os.write(terminal, b"\x04")
+        _, status = os.waitpid(child, 0)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)  # or it goes on answering
+        raise
     assert os.waitstatus_to_exitcode(status) == 0
 
 
