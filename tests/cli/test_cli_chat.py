@@ -71,6 +71,7 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(tmp_path):
     woqfx.quantize(tmp_path / "model", out=tmp_path / "out")
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, if the tests run in a shell's background
         command = "from woqfx.cli import main; main()"
         arguments = ["chat", str(tmp_path / "out"), "--max-new-tokens", "90000"]
         os.execv(sys.executable, [sys.executable, "-c", command, *arguments])

@@ -15,7 +15,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import woqfx
-from woqfx.testing.cases import SCHEMES, normal, quantized, same_bytes, threads
+from woqfx.memory import threads
+from woqfx.testing.cases import SCHEMES, normal, quantized, same_bytes
 from woqfx_native import _core, ops
 from woqfx_torch_cpu.native import NativeWeight
 
