@@ -182,7 +182,10 @@ def test_a_model_of_no_known_family_is_refused_by_the_plan_and_by_load(tmp_path)
         ({"kv": "fp8"}, "option kv of backend llm_runtime is 'fp8': fp16 or fp32 or int8"),
         ({"head": "nf4"}, "option head"),
         ({"max_memory": -1}, "option max_memory"),
-        ({"speed": 11}, "backend llm_runtime has no option 'speed'; its options: head, kv, max_memory, pack_cache, verify"),
+        (
+            {"speed": 11},
+            "backend llm_runtime has no option 'speed'; its options: head, kv, max_memory, pack_cache, verify",
+        ),
         ({"verify": 1}, "option verify of backend llm_runtime takes bool"),
     ],
     ids=["kv", "head", "memory", "unknown", "type"],
