@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from woqfx.nearest import quantize_nearest
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.quality import dense_error, relative_error
+from woqfx.resembling import Resembling
 from woqfx.scheme import Scheme
 from woqfx.source.base import TensorInfo
 
@@ -55,21 +55,16 @@ def _described(scheme: Scheme | None) -> str:
     return f"{scheme.dtype}, {groups}, {'symmetric' if scheme.symmetric else 'asymmetric'}, {scheme.scale_dtype} scales"
 
 
-class Refitted(StoredModel):
+class Refitted(Resembling):
     """`model` with some weights in other schemes, or, where that is None, in floating point.
 
     `losses` holds what that cost each weight that was read: |W - W'| / |W|.
     """
 
     def __init__(self, model: StoredModel, changes: Mapping[str, Scheme | None]) -> None:
-        self.label = model.label
+        super().__init__(model)
         self.losses: dict[str, float] = {}
-        self._model, self._changes = model, changes
-
-    @property
-    def config(self) -> Mapping[str, Any] | None:
-        """See `StoredModel.config`."""
-        return self._model.config
+        self._changes = changes
 
     @cached_property
     def weights(self) -> Mapping[str, StoredWeight]:
@@ -101,28 +96,9 @@ class Refitted(StoredModel):
         return TensorInfo(weight.shape[::-1] if self._dense[name].transposed else weight.shape, weight.float_dtype)
 
     @property
-    def aliases(self) -> Mapping[str, str]:
-        """See `StoredModel.aliases`."""
-        return self._model.aliases
-
-    @property
-    def notes(self) -> Mapping[str, str]:
-        """See `StoredModel.notes`."""
-        return self._model.notes
-
-    @property
-    def request(self) -> Mapping[str, Any]:
-        """See `StoredModel.request`."""
-        return self._model.request
-
-    @property
     def errors(self) -> Mapping[str, float | None]:
         """See `StoredModel.errors`: known of weights that are as they were."""
         return {name: error for name, error in self._model.errors.items() if name not in self._changes}
-
-    def sidecars(self) -> Mapping[str, bytes]:
-        """See `StoredModel.sidecars`."""
-        return self._model.sidecars()
 
     def fingerprint(self) -> str:
         """See `StoredModel.fingerprint`."""

@@ -7,61 +7,22 @@ from typing import Any
 
 from torch import Tensor
 
-from woqfx.format import StoredModel, StoredWeight
-from woqfx.qtensor import QTensor
-from woqfx.source.base import TensorInfo
+from woqfx.format import StoredModel
+from woqfx.resembling import Resembling
 
 
-class Tuned(StoredModel):
+class Tuned(Resembling):
     """`model` with other kept tensors, in the shapes and types that those had. `how` goes into its request."""
 
     def __init__(self, model: StoredModel, kept: Mapping[str, Tensor], how: Mapping[str, Any]) -> None:
-        self.label = model.label
-        self._model, self._how = model, how
+        super().__init__(model)
+        self._how = how
         self._kept = {name: tensor.to(model.kept[name].dtype) for name, tensor in kept.items()}
-
-    @property
-    def config(self) -> Mapping[str, Any] | None:
-        """See `StoredModel.config`."""
-        return self._model.config
-
-    @property
-    def weights(self) -> Mapping[str, StoredWeight]:
-        """See `StoredModel.weights`."""
-        return self._model.weights
-
-    @property
-    def kept(self) -> Mapping[str, TensorInfo]:
-        """See `StoredModel.kept`."""
-        return self._model.kept
-
-    @property
-    def aliases(self) -> Mapping[str, str]:
-        """See `StoredModel.aliases`."""
-        return self._model.aliases
-
-    @property
-    def notes(self) -> Mapping[str, str]:
-        """See `StoredModel.notes`."""
-        return self._model.notes
 
     @property
     def request(self) -> Mapping[str, Any]:
         """See `StoredModel.request`: what made it, and how it was tuned."""
         return {**self._model.request, "tuned": dict(self._how)}
-
-    @property
-    def errors(self) -> Mapping[str, float | None]:
-        """See `StoredModel.errors`."""
-        return self._model.errors
-
-    def sidecars(self) -> Mapping[str, bytes]:
-        """See `StoredModel.sidecars`."""
-        return self._model.sidecars()
-
-    def read_weight(self, name: str) -> QTensor:
-        """See `StoredModel.read_weight`."""
-        return self._model.read_weight(name)
 
     def read_kept(self, name: str) -> Tensor:
         """See `StoredModel.read_kept`."""
