@@ -136,6 +136,7 @@ def contenders() -> Sequence[Contender]:
         Contender(small, "Q4_1", "openvino_genai", _real_gguf),
         _woqfx(small, "int8"),
         _llama_cpp(small, "Q8_0"),
+        Contender(small, "int4_clip g32, int8", "torch_cpu", _checkpoint(small, "int4_clip", "int8")),
         _transformers(small),
         _woqfx(large, "int4_clip"),
         _llama_cpp(large, "Q4_0"),

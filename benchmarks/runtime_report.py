@@ -23,6 +23,8 @@ _GOALS = {
 _OPPOSITE = {"Q8_0": "int8 g32, int8"}
 _FOUR_BITS = "int4_clip g32, int8"
 _BATCH_GOAL = 3.0
+#: Of backend torch_cpu, whose layers run inside transformers: multiples of its dense bf16.
+_INSIDE_GOALS = (1.2, 1.0)
 #: Of the 1.1B model: the least share of the bandwidth in decoding, and the most seconds to load from a pack cache.
 _LARGE, _SHARE_GOAL, _CACHED_GOAL = "1.1B llama", 0.85, 0.3
 
@@ -62,7 +64,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def _row(one: Figure, bandwidth: float) -> str:
-    mark = "**" if one["by"] == "woqfx" else ""
+    mark = "**" if one["by"] in ("woqfx", "torch_cpu") else ""
     cells = [
         one["model"],
         one["bits"],
@@ -96,6 +98,16 @@ def _verdicts(figures: Sequence[Figure], bandwidth: float) -> Iterator[str]:
             yield _verdict(
                 f"{peer['model']}, {'decoding' if what == 'decode' else 'a prompt'}: at least {goal:g} times "
                 f"{peer['by']} {peer['bits']}",
+                reached >= goal,
+                f"{reached:.2f} times",
+            )
+    dense = {one["model"]: one for one in figures if one["by"] == "transformers"}
+    for inside in (one for one in figures if one["by"] == "torch_cpu" and one["model"] in dense):
+        for what, goal in zip(("decode", "prompt"), _INSIDE_GOALS, strict=True):
+            reached = inside[what] / dense[inside["model"]][what]
+            yield _verdict(
+                f"{inside['model']} inside transformers (torch_cpu), {'decoding' if what == 'decode' else 'a prompt'}: "
+                f"at least {goal:g} times its bf16",
                 reached >= goal,
                 f"{reached:.2f} times",
             )
