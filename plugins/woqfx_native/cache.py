@@ -19,13 +19,13 @@ import os
 import stat
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
@@ -35,7 +35,7 @@ from woqfx_native.packed import pack
 
 _PAGE = 4096
 _PIECE = 1 << 20
-_FACTS = "crc32 %08x of %016d bytes\n"
+_FACTS = "xxh3 %016x of %016d bytes\n"
 _FACTS_LENGTH = len(_FACTS % (0, 0))
 
 
@@ -114,7 +114,7 @@ class PackCache:
 
     def _write(self, text: bytes, packed: Tensor) -> None:
         data, path = packed.view(-1).numpy().data, self._path(text)
-        head = text + (_FACTS % (zlib.crc32(data), len(data))).encode()
+        head = text + (_FACTS % (xxhash.xxh3_64_intdigest(data), len(data))).encode()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as own:
@@ -152,15 +152,15 @@ def _read(path: Path, text: bytes, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _fill(data: memoryview, file: FileIO) -> int:
-    """Fill `data` with the rest of a file; the CRC-32 of what there was."""
-    checksum = 0
+    """Fill `data` with the rest of a file; the checksum of what there was."""
+    checksum = xxhash.xxh3_64()
     for start in range(0, len(data), _PIECE):
         piece = data[start : start + _PIECE]  # of a size that stays in the cache until it is summed up
         count = 0
         while count < len(piece) and (more := file.readinto(piece[count:])):
             count += more
-        checksum = zlib.crc32(piece[:count], checksum)
-    return checksum
+        checksum.update(piece[:count])
+    return checksum.intdigest()
 
 
 def _most_bytes(shape: tuple[int, ...]) -> int:

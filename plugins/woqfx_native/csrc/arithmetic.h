@@ -3,6 +3,9 @@
 // kOperands is the number of words in a step of 8 inputs: 8 of one float32, 4 of two bfloat16, 2 of four bytes. Operand
 // i of a step is what word i of the activations is multiplied by, in every lane; layout.h says where its codes are.
 //
+// kTilesAtOnce is how many tiles one or two rows take at a time. Memory is read fastest in one stream, so it is one, unless
+// the sums of one would spend longer waiting for each other.
+//
 // kAhead is how many bytes ahead codes are prefetched. Where a line of codes takes many instructions, too few loads are
 // on their way at a time; int8 takes few, and is slower with more.
 #pragma once
@@ -16,7 +19,7 @@ template <class V_>
 struct Arithmetic {
     using V = V_;
     static constexpr const int (&kPanelRows)[V::kPanels] = V::kPanelRows;
-    static constexpr int kPanels = V::kPanels, kFewRows = V::kFewRows;
+    static constexpr int kPanels = V::kPanels, kFewRows = V::kFewRows, kManyRows = V::kManyRows;
 };
 
 template <class V>
@@ -27,6 +30,7 @@ struct Fp32 : Arithmetic<V> {
     using Sum = F;
     static constexpr woqfx::Word kWord = woqfx::Word::f32;
     static constexpr int kOperands = 8;
+    static constexpr int kTilesAtOnce = 2;
     static constexpr std::size_t kAhead = 2048;
 
     template <int kBits>
@@ -63,6 +67,7 @@ struct Bf16 : Arithmetic<V> {
     using Sum = F;
     static constexpr woqfx::Word kWord = woqfx::Word::bf16x2;
     static constexpr int kOperands = 4;
+    static constexpr int kTilesAtOnce = 1;
     static constexpr std::size_t kAhead = 2048;
 
     template <int kBits>
@@ -99,6 +104,7 @@ struct Int8 : Arithmetic<V> {
     using Sum = typename V::IntSum;
     static constexpr woqfx::Word kWord = woqfx::Word::int8x4;
     static constexpr int kOperands = 2;
+    static constexpr int kTilesAtOnce = 1;
     static constexpr std::size_t kAhead = 0;
 
     template <int kBits>

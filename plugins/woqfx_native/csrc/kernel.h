@@ -73,6 +73,7 @@ struct Kernel {
     bool unsigned_codes;                  // int8: weights uint8 rather than int8
     bool bf16_by_fp32;                    // compute bf16 by rounding operands to it and multiplying in fp32
     const int* panel_rows;                // the sizes of panel that it takes, largest first, ending in 1
+    int few_rows, many_rows;              // so many are one panel; of more, panels of up to so many
     std::size_t row_by_row_from;          // from so many rows on it takes panels of up to 16, row by row; 0: never
 
     // A row of activations into a panel; outliers (int8) are left out: stored to `found`, and counted. `buffer` has

@@ -56,13 +56,13 @@ Operands make_operands(const Layout& l, const Kernel& k) {
 // With outliers there may be one for each activation, which takes room.
 constexpr std::size_t kMostRows = 240, kMostRowsWithOutliers = 48;
 
-// The next panel for so many rows that are left: the largest; near the end, two of about half a size rather than a
-// large one and a small one; and the smallest that holds the rest.
-int panel_rows(const Kernel& kernel, std::size_t rows, bool row_by_row) {
-    if (row_by_row) return static_cast<int>(std::min<std::size_t>(rows, 16));
-    const auto most = static_cast<std::size_t>(kernel.panel_rows[0]);
-    if (rows >= 2 * most) return kernel.panel_rows[0];
-    const std::size_t share = rows > most ? (rows + 1) / 2 : rows;
+// The next panel for `left` of so many rows: the largest; near the end, two of about half a size rather than a large one
+// and a small one; and the smallest that holds the rest.
+int panel_rows(const Kernel& kernel, std::size_t rows, std::size_t left, bool row_by_row) {
+    if (row_by_row) return static_cast<int>(std::min<std::size_t>(left, 16));
+    const auto most = static_cast<std::size_t>(rows <= static_cast<std::size_t>(kernel.few_rows) ? kernel.few_rows
+                                                                                                 : kernel.many_rows);
+    const std::size_t share = left >= 2 * most ? most : left > most ? (left + 1) / 2 : left;
     const int* size = kernel.panel_rows;
     while (*size > 1 && static_cast<std::size_t>(size[1]) >= share) ++size;
     return *size;
@@ -94,7 +94,7 @@ void Activations::plan(const Multiplication& by, std::size_t first, std::size_t 
     panels_.clear();
     std::size_t padded = 0;
     for (std::size_t done = 0; done < rows;) {
-        const int size = panel_rows(kernel, rows - done, row_by_row_);
+        const int size = panel_rows(kernel, rows, rows - done, row_by_row_);
         const std::size_t used = std::min(rows - done, static_cast<std::size_t>(size));
         const auto side_by_side = static_cast<std::size_t>(size);
         panels_.push_back({size, static_cast<int>(used), nullptr, row_by_row_ ? 1 : side_by_side,

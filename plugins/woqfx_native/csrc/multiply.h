@@ -104,27 +104,36 @@ typename V::F offset_of_origin(const Product& p, const std::uint8_t* record, std
     return V::fma(origin, scale, V::load_scales(record + p.layout->origins_at, p.layout->scale_type, lane));
 }
 
-// Blocks [begin, end) of R rows times C vectors of outputs, onto totals[r * stride + lane].
+// Blocks [begin, end) of R rows times C vectors of outputs, onto totals[r * stride + lane]. Meanwhile totals are in
+// registers, beside the sums, if there are enough of them: short groups cost no more loads and stores than long ones.
 template <class A, int C, int R, class Codes>
 [[gnu::flatten]] void multiply_blocks(const Product& p, const Panel& x, const Strip<typename A::V, C>& strip,
                                       Codes codes, std::size_t begin, std::size_t end, float* totals,
                                       std::size_t stride) {
     using V = typename A::V;
     const woqfx::Layout& l = *p.layout;
+    const woqfx::Origin origins = l.origin;
+    const woqfx::Float scale_type = l.scale_type;
     const std::uint32_t* words = x.words + begin * l.block_steps * A::kOperands * R;
-    for (std::size_t b = begin; b < end; ++b) {
+    const std::uint32_t* starts = x.starts + begin * R;
+    const float* steps = x.steps + begin * R;
+    typename V::F sofar[C * R];
+    unroll<C>([&](auto c) {
+        unroll<R>([&](auto r) { sofar[c * R + r] = V::load(totals + r * stride + c * V::kLanes); });
+    });
+    for (std::size_t b = begin; b < end; ++b, starts += R, steps += R) {
         // Loops over sums are unrolled here, by hand: compilers then keep all of them in registers.
         typename A::Sum sums[C * R];
         unroll<C>([&](auto c) {
-            if (l.origin != woqfx::Origin::zeros) {
-                const bool apart = l.origin == woqfx::Origin::offsets;
-                unroll<R>([&](auto r) { sums[c * R + r] = A::from_words(V::set(apart ? 0 : x.starts[b * R + r])); });
+            if (origins != woqfx::Origin::zeros) {
+                const bool apart = origins == woqfx::Origin::offsets;
+                unroll<R>([&](auto r) { sums[c * R + r] = A::from_words(V::set(apart ? 0 : starts[r])); });
                 return;
             }
             const typename V::I origin = V::set(static_cast<std::uint32_t>(p.operands->origin));
             const std::uint8_t* zeros = strip.records[c] + b * l.record_bytes + l.origins_at + strip.lanes[c];
             const typename V::I shift = V::subtract(origin, V::load_bytes(zeros));
-            unroll<R>([&](auto r) { sums[c * R + r] = A::start(shift, V::set(x.starts[b * R + r])); });
+            unroll<R>([&](auto r) { sums[c * R + r] = A::start(shift, V::set(starts[r])); });
         });
         codes.block(b);
         std::size_t left = l.steps_of(b) * (A::kOperands / Codes::kOperands);
@@ -146,19 +155,18 @@ template <class A, int C, int R, class Codes>
         } while (--left);
         unroll<C>([&](auto c) {
             const std::uint8_t* record = strip.records[c] + b * l.record_bytes;
-            const typename V::F scale = V::load_scales(record, l.scale_type, strip.lanes[c]);
-            unroll<R>([&](auto r) {
-                float* total = totals + r * stride + c * V::kLanes;
-                V::store(total, A::finish(V::load(total), sums[c * R + r], scale, x.steps[b * R + r]));
-            });
-            if (l.origin != woqfx::Origin::offsets) return;
+            const typename V::F scale = V::load_scales(record, scale_type, strip.lanes[c]);
+            unroll<R>([&](auto r) { sofar[c * R + r] = A::finish(sofar[c * R + r], sums[c * R + r], scale, steps[r]); });
+            if (origins != woqfx::Origin::offsets) return;
             const typename V::F offset = offset_of_origin<V>(p, record, strip.lanes[c], scale);
             unroll<R>([&](auto r) {
-                float* total = totals + r * stride + c * V::kLanes;
-                V::store(total, V::fma(offset, V::set(float_of(x.starts[b * R + r])), V::load(total)));
+                sofar[c * R + r] = V::fma(offset, V::set(float_of(starts[r])), sofar[c * R + r]);
             });
         });
     }
+    unroll<C>([&](auto c) {
+        unroll<R>([&](auto r) { V::store(totals + r * stride + c * V::kLanes, sofar[c * R + r]); });
+    });
 }
 
 // LLM.int8(): what was left out, times the dequantized weight.
@@ -220,16 +228,17 @@ void few_rows_strip(const Product& p, std::size_t tile, std::size_t lane) {
 template <class A, int kBits, int R>
 void few_rows(const Product& p, std::size_t begin, std::size_t end) {
     constexpr std::size_t kLanes = A::V::kLanes;
-    constexpr int kWide = R <= 2 ? 4 : 2, kNarrow = kWide * kLanes > kTile ? static_cast<int>(kTile / kLanes) : kWide;
+    constexpr int kTileVectors = static_cast<int>(kTile / kLanes), kMost = A::kTilesAtOnce * kTileVectors;
+    constexpr int kWide = R > 2 ? 2 : kMost < 4 ? kMost : 4, kNarrow = kWide < kTileVectors ? kWide : kTileVectors;
     std::size_t tile = begin;
-    if constexpr (kWide * kLanes > kTile)  // two tiles at a time: more sums that do not wait for each other
+    if constexpr (kWide > kNarrow)  // two tiles
         for (; tile + 1 < end; tile += 2) few_rows_strip<A, kBits, kWide, R>(p, tile, 0);
     for (; tile < end; ++tile)
         for (std::size_t lane = 0; lane < kTile; lane += kNarrow * kLanes)
             few_rows_strip<A, kBits, kNarrow, R>(p, tile, lane);
 }
 
-constexpr std::size_t kDecodedBytes = 128 << 10;  // of a tile: half of a small L2 cache
+constexpr std::size_t kDecodedBytes = 64 << 10;  // of a tile: a quarter of a small L2 cache
 
 template <class A>
 std::size_t decoded_block_bytes(const woqfx::Layout& l) {
@@ -292,12 +301,14 @@ void decoded_panel(const Product& p, const Panel& x, std::size_t tile, std::size
                    const std::uint8_t* operands, float* totals) {
     unroll<A::kPanels>([&](auto which) {
         constexpr int R = A::kPanelRows[which];
-        if (x.rows == R) decoded_panel_of<A, R>(p, x, tile, begin, end, operands, totals);
+        if constexpr (R <= A::kManyRows)
+            if (x.rows == R) decoded_panel_of<A, R>(p, x, tile, begin, end, operands, totals);
     });
 }
 
 // A stretch of a tile is decoded, then multiplied with each panel: multiply_panel(p, panel, tile, begin, end, operands,
-// totals) for blocks [begin, end).
+// totals) for blocks [begin, end). With each goes a share of what is next in memory, into the second-level cache: no
+// processor looks so far ahead by itself, and nothing is multiplied while codes are waited for.
 template <class A, int kBits, class MultiplyPanel>
 void many_rows(const Product& p, std::size_t tile, std::uint8_t* scratch, MultiplyPanel multiply_panel) {
     auto* totals = reinterpret_cast<float*>(scratch);
@@ -307,9 +318,13 @@ void many_rows(const Product& p, std::size_t tile, std::uint8_t* scratch, Multip
     for (std::size_t b = 0; b < p.layout->blocks; b += chunk) {
         const std::size_t end = b + chunk < p.layout->blocks ? b + chunk : p.layout->blocks;
         decode<A, kBits>(p, tile, b, end, operands);
+        const std::uint8_t* next = p.weight + p.layout->record_at(tile, end);
+        const std::size_t share = (end - b) * p.layout->record_bytes / p.panel_count + 1;
         float* to = totals;
-        for (std::size_t i = 0; i < p.panel_count; to += p.panels[i++].rows * kTile)
+        for (std::size_t i = 0; i < p.panel_count; to += p.panels[i++].rows * kTile, next += share) {
+            for (std::size_t at = 0; at < share; at += 64) __builtin_prefetch(next + at, 0, 2);
             multiply_panel(p, p.panels[i], tile, b, end, operands, to);
+        }
     }
     for (std::size_t i = 0; i < p.panel_count; totals += p.panels[i++].rows * kTile)
         store_totals(p, p.panels[i], tile, 0, kTile, totals, kTile);
@@ -336,8 +351,8 @@ void multiply(const Product& p, std::size_t begin, std::size_t end, std::uint8_t
 
 template <class A>
 constexpr woqfx::Kernel kernel(const char* label) {
-    return {label, A::kWord,          A::V::kUnsignedCodes, false,           A::kPanelRows,
-            0,     prepare<A::kWord>, multiply<A>,          scratch_bytes<A>};
+    return {label,        A::kWord,     A::V::kUnsignedCodes, false,       A::kPanelRows,   A::kFewRows,
+            A::kManyRows, 0,            prepare<A::kWord>,    multiply<A>, scratch_bytes<A>};
 }
 
 // Compute dtype bf16 without an instruction for it: operands rounded to bfloat16, multiplied as float32.

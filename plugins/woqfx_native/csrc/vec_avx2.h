@@ -11,7 +11,7 @@ namespace {
 struct Avx2 {
     static constexpr int kLanes = 8;
     // 6 rows times 2 vectors are 12 sums; with 2 operands and a word that fills the 16 registers.
-    static constexpr int kPanels = 4, kPanelRows[kPanels] = {6, 4, 2, 1}, kFewRows = 4;
+    static constexpr int kPanels = 4, kPanelRows[kPanels] = {6, 4, 2, 1}, kFewRows = 4, kManyRows = 6;
     static constexpr bool kUnsignedCodes = false;
 
     using F = __m256;

@@ -10,8 +10,8 @@ namespace {
 
 struct Avx512 {
     static constexpr int kLanes = 16;
-    // 12 rows times 2 vectors are 24 sums of the 32 registers.
-    static constexpr int kPanels = 5, kPanelRows[kPanels] = {12, 8, 4, 2, 1}, kFewRows = 8;
+    // Of many, 6 rows times 2 vectors: 12 sums and 12 totals of the 32 registers.
+    static constexpr int kPanels = 5, kPanelRows[kPanels] = {8, 6, 4, 2, 1}, kFewRows = 8, kManyRows = 6;
     static constexpr bool kUnsignedCodes = false;
 
     using F = __m512;
