@@ -114,6 +114,15 @@ class Algorithm(ABC):
         return False
 
     @property
+    def corrects_earlier(self) -> bool:
+        """Whether `refine` shall make up for what rounding the blocks before has done, too.
+
+        `Block.targets` are then what the original model gives there; else what the block would give in float for the
+        same calls. The engine keeps the original's activations beside those of the quantized blocks for it.
+        """
+        return False
+
+    @property
     def surveys(self) -> bool:
         """Whether `survey` shall be asked before the first block. The whole model must then fit into memory."""
         return False

@@ -44,12 +44,14 @@ def estimate(
     tokens: int,
     *,
     surveys: bool = False,
+    corrects: bool = False,
     back: int = 0,
 ) -> Estimate:
     """For running these blocks on so many tokens. Experts count as if all tokens reached one in four of them.
 
     `surveys` says that an algorithm looks at the whole model first (`Algorithm.surveys`): it is then in memory in
-    float32, with copies of the weights in its blocks, and the second moments of all their inputs. `back` is how many
+    float32, with copies of the weights in its blocks, and the second moments of all their inputs. `corrects` says that
+    the original's activations are held beside the others (`Algorithm.corrects_earlier`). `back` is how many
     tokens are, in all threads, on their way back through a block at a time, if an algorithm asks for gradients: what
     goes into each product is held for that, and what comes of it.
     """
@@ -67,7 +69,7 @@ def estimate(
         largest = max(largest, _COPIES * size + max(held, sum(moments.values())))
         survey += _SURVEY_COPIES * size + sum(moments.values())
     hidden = max((plan.layer.shape[-1] for plan in listed), default=0)
-    boundaries = min(IN_MEMORY, _BOUNDARIES * 4 * tokens * hidden)
+    boundaries = min(IN_MEMORY, (_BOUNDARIES + corrects) * 4 * tokens * hidden)
     return Estimate(operations / _rate(), int(max(largest + boundaries, survey if surveys else 0)))
 
 

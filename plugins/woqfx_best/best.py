@@ -19,7 +19,7 @@ _SCALES, _VECTORS = 0.5, 0.1
 class BestOptions:
     """What `best` can be asked."""
 
-    iterations: int = option(24, "Steps of learning per block; 0 leaves what was rounded as it is. Time grows with it.")
+    iterations: int = option(48, "Steps of learning per block; 0 leaves what was rounded as it is. Time grows with it.")
     rate: float = option(0.01, "How far a number moves in a step at the start, as a share of a cell of its grid.")
     calls: int = option(1, "Batches of calibration data that a step looks at.")
     seed: int = option(0, "Decides the order in which batches are looked at.")
@@ -30,8 +30,9 @@ class Best(Algorithm):
 
     What GPTQ rounded is a good start, at which each layer's own error is small. From there, gradients of the error of
     the block's output move the numbers that are rounded, the scales of groups, and norms and biases, as in SignRound
-    (arXiv 2309.05516), with Adam for its sign. What is learned is kept only if the block's output comes nearer to its
-    target over all data.
+    (arXiv 2309.05516), with Adam for its sign. The target is what the original model gives there, so that a block also
+    makes up for the errors of those before it. What is learned is kept only if the output comes nearer to that over
+    all data.
 
     AWQ and GPTQ are asked for by name: who replaces them replaces them here too.
     """
@@ -58,6 +59,11 @@ class Best(Algorithm):
     @property
     def differentiates(self) -> bool:
         """See `woqfx.Algorithm.differentiates`."""
+        return True
+
+    @property
+    def corrects_earlier(self) -> bool:
+        """See `woqfx.Algorithm.corrects_earlier`."""
         return True
 
     def transform(self, block: Block) -> Iterator[Fold]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from woqfx import Block
+from woqfx import Block, gradient_products
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,8 @@ class OutputError:
 
     def __call__(self, number: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """Differentiable."""
-        output = self.block.run(self.block.calls[number], parameters)
+        with gradient_products():
+            output = self.block.run(self.block.calls[number], parameters)
         return token_error(output, self.block.targets[number].float())
 
 

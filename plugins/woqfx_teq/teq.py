@@ -20,7 +20,7 @@ class TEQOptions:
     steps: int = option(24, "Steps of training, for each block or for the model.")
     learning_rate: float = option(0.02, "The largest rate at which logarithms of scales change.")
     warmup: float = option(0.1, "Share of the steps over which the rate rises, before it falls.")
-    batch: int = option(2, "Calibration batches for each step.")
+    batch: int = option(1, "Calibration batches for each step.")
     start: str = option("awq", "Scales to begin from: awq, or identity.")
     clip: bool = option(True, "Clip each group's range where that lowers the output's error.")
 

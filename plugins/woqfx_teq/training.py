@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from woqfx import Block, Fold
+from woqfx import Block, Fold, gradient_products
 from woqfx_teq.rounding import Clipping, find_clipping, join, straight_through
 
 #: How often, while scales are trained, the clipping of groups is searched anew and the objective measured.
-_MEASURES = 4
+_MEASURES = 3
 #: Adam's decay rates of the first and the second moment, those of the paper's code.
 _BETAS = (0.9, 0.9)
 
@@ -153,7 +153,7 @@ class Trainer:
 
         def gradients(number: int) -> tuple[Tensor, ...]:
             leaves = {name: fixed[name].clone().requires_grad_() for name in moving}
-            with torch.enable_grad():
+            with torch.enable_grad(), gradient_products():
                 loss = self._objective.loss(self._block, number, {**fixed, **leaves})
             return torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from woqfx.algorithm import Layer
 from woqfx.alone import quantize_one
 from woqfx.blocks.activations import FileShelf, Shelf, Store
-from woqfx.blocks.block import Block, Feed
+from woqfx.blocks.block import Block, Feed, first_tensor
 from woqfx.blocks.boundary import Boundary, feed_from_json, feed_to_json, needed
 from woqfx.blocks.calls import Calls, Distinct, Targets, hidden_bytes, in_order
 from woqfx.blocks.composition import Composition, blamed
@@ -63,6 +63,9 @@ class CalibratedRun:
         self._store, self._workers = store, workers
         self._conductor = Conductor(source, plan.blocks)
         self._played = Performance()
+        # What the original gives beside it: the same, where blocks see what float ones give.
+        both = composition.corrects_earlier and plan.request.propagate == "quantized"
+        self._original = Performance() if both else None
         self._feeds: dict[str, tuple[Feed, ...]] = {}  # found in the last block of each class
         self._planned = {planned.layer.weight: planned for planned in plan.layers}
 
@@ -74,6 +77,8 @@ class CalibratedRun:
                 record = boundary.record
                 shelf = self._store.reopen(record["activations"]) if boundary in wanted else Shelf()
                 self._played.add(boundary.block, boundary.trees, shelf)
+                if self._original is not None:
+                    self._original.add(boundary.block, boundary.record["original"], shelf)
                 if boundary is wanted[-1]:
                     self._feeds = {
                         kind: tuple(feed_from_json(feed, shelf) for feed in feeds)
@@ -83,33 +88,46 @@ class CalibratedRun:
     def quantize(self, info: BlockInfo) -> Iterator[Done]:
         """Quantize the next block, and yield each of its tensors; what only it needed is let go of behind the last."""
         start = time.monotonic()
-        calls = self._capture(info)
+        calls = self._capture(info, self._played)
+        originals = None if self._original is None else self._capture(info, self._original)
         self._conductor.release()
         if calls is None:
             yield from self._unreached(info)
             return
         loaded = self._load(info)
-        block = loaded.block(self._workers)
-        targets = Targets(block, calls, self._store)
-        whole = replace(block, calls=calls, targets=targets)
-        block, probe = (replace(block, calls=calls[part], targets=targets[part]) for part in (_DATA, _PROBE))
+        bare = loaded.block(self._workers)
+        targets = Targets(bare, calls, self._store)
+        whole = replace(bare, calls=calls, targets=targets)
+        block, probe = (replace(whole, calls=calls[part], targets=targets[part]) for part in (_DATA, _PROBE))
+        last = info is self._plan.blocks[-1]
+        shelf = self._shelf(info, calls, last)
+        keep = Distinct(shelf)
+        original = None
+        if originals is not None and self._original is not None:
+            original = self._give(info, replace(bare, calls=originals), {}, keep)
+            self._original.add(info, original, shelf)
+            block = replace(block, targets=_hidden(self._original, info, originals)[_DATA])
         kind = type(loaded.module).__qualname__
         work = BlockWork(loaded, block, probe, self._composition, self._feeds.get(kind, ()), self._surveyed)
         made, self._feeds[kind] = work.quantize(), work.feeds
         record: dict[str, Any] = {"name": info.name, "facts": made.facts, "given": None, "activations": None}
-        spent: list[Shelf] = []
-        if info is not self._plan.blocks[-1]:
-            given, feeds, shelf = self._give(info, whole, made)
+        spent: list[Shelf] = [shelf]
+        if not last:
+            weights = made.replacements() if self._plan.request.propagate == "quantized" else {}
+            given = self._give(info, whole, weights, keep)
+            feeds = {kind: [feed_to_json(feed, keep) for feed in found] for kind, found in self._feeds.items()}
             record |= {
                 "given": given,
+                "original": original,
                 "feeds": feeds,
                 "activations": shelf.commit() if isinstance(shelf, FileShelf) else None,
             }
             spent = self._played.add(info, given, shelf)
         record |= {"seconds": round(time.monotonic() - start, 3), "memory": peak_memory()}
         yield from self._results(info, loaded, made, record)
-        for shelf in (*spent, targets.shelf, calls.shelf):
-            self._store.discard(shelf)
+        temporary = [targets.shelf, calls.shelf] + ([] if originals is None else [originals.shelf])
+        for one in (*spent, *temporary):
+            self._store.discard(one)
 
     def _unreached(self, info: BlockInfo) -> Iterator[Done]:
         """The tensors of a block that tokens do not reach, such as one that looks at images."""
@@ -166,12 +184,12 @@ class CalibratedRun:
                 module.get_submodule(owner)._buffers[key] = as_float(self._source.read(f"{info.name}.{name}"))
         return Loaded(info.name, module, parameters, layers, kept, frozenset(transposed))
 
-    def _capture(self, info: BlockInfo) -> Calls | None:
-        """How the model calls the block for each batch; None if tokens do not reach it."""
-        owned = {id(tensor): tensor for tensor in self._played.tensors()}
+    def _capture(self, info: BlockInfo, played: Performance) -> Calls | None:
+        """How the model calls the block for each batch behind what was played; None if tokens do not reach it."""
+        owned = {id(tensor): tensor for tensor in played.tensors()}
         calls: Calls | None = None
         for number, tokens in enumerate(self._batches):
-            call = self._conductor.capture(info.name, tokens, number, self._played)
+            call = self._conductor.capture(info.name, tokens, number, played)
             if call is None:
                 return None
             if calls is None:
@@ -182,17 +200,15 @@ class CalibratedRun:
 
     # -- after -----------------------------------------------------------------------------------
 
-    def _give(self, info: BlockInfo, block: Block, made: QuantizedBlock) -> tuple[list[Any], dict[str, Any], Shelf]:
-        """What the block gives to those behind it, the feeds that were found so far, and the shelf with all tensors."""
-        weights = made.replacements() if self._plan.request.propagate == "quantized" else {}
-        shelf = self._store.lasting(f"activations-{info.name}", hidden_bytes(block.calls))
-        keep = Distinct(shelf)
-        given = [
-            describe(output, call, keep, info.name)
-            for call, output in in_order(block, lambda call: block.outputs(call, weights))
-        ]
-        feeds = {kind: [feed_to_json(feed, keep) for feed in found] for kind, found in self._feeds.items()}
-        return given, feeds, shelf
+    def _shelf(self, info: BlockInfo, calls: Calls, last: bool) -> Shelf:
+        """For what the block gives; behind the last block nobody asks for it again."""
+        size = hidden_bytes(calls) * (1 if self._original is None else 2)
+        return self._store.shelf(size) if last else self._store.lasting(f"activations-{info.name}", size)
+
+    def _give(self, info: BlockInfo, block: Block, weights: Mapping[str, Tensor], keep: Distinct) -> list[Any]:
+        """What the block gives with these weights for each of its calls, tensors kept."""
+        outputs = in_order(block, lambda call: block.outputs(call, weights))
+        return [describe(output, call, keep, info.name) for call, output in outputs]
 
     def _results(
         self, info: BlockInfo, loaded: Loaded, made: QuantizedBlock, record: Mapping[str, Any]
@@ -211,3 +227,11 @@ class CalibratedRun:
                 )
             else:
                 yield Done(name, self._source.read(name), None, last)
+
+
+def _hidden(played: Performance, info: BlockInfo, calls: Calls) -> list[Tensor]:
+    """The hidden states that a finished block gave for each call."""
+    return [
+        first_tensor(played.play(info.name, number, (call.args, dict(call.kwargs))))
+        for number, call in enumerate(calls)
+    ]

@@ -58,6 +58,11 @@ class Composition:
         return weighs or any(part.differentiates for part in self.parts)
 
     @property
+    def corrects_earlier(self) -> bool:
+        """Whether any part shall make up for what rounding earlier blocks has done."""
+        return any(part.corrects_earlier for part in self.refiners)
+
+    @property
     def needs_data(self) -> bool:
         """Whether any part looks at calibration data."""
         return any(part.needs_data for part in self.parts)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from woqfx.gradients import gradient_products
+
 if TYPE_CHECKING:
     from woqfx.blocks.block import Block
 
@@ -27,7 +29,7 @@ def token_importance(block: Block, names: Sequence[str]) -> Importance:
     """The importance of the tokens for each of these weights [N, K], 1 in the mean over all of them."""
 
     def one(number: int) -> dict[str, list[Tensor]]:
-        with torch.enable_grad():
+        with torch.enable_grad(), gradient_products():
             output, made = block.products(block.calls[number], names)
             size = output.detach().float().square().mean(-1, keepdim=True).clamp(min=1e-30).sqrt()
             draw = torch.Generator().manual_seed(number)
