@@ -45,12 +45,22 @@ class Laps:
 def parts_of(folder: str) -> dict[str, float]:
     """Do what the command does, in its order."""
     lap = Laps()
+    from woqfx.cli import collect_less_garbage
+
+    collect_less_garbage()
+    lap("import woqfx's command line")
     import torch  # noqa: F401
 
     lap("import torch")
+    import transformers
+
+    lap("import transformers")
+    import transformers.modeling_utils
+
+    lap("import what all models of transformers need")
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    lap("import transformers and its model")
+    lap("import the model's own module")
     from woqfx.cli.models import load_quantized, load_tokenizer
     from woqfx.cli.running import Running
     from woqfx.generating import Settings, TextGenerator

@@ -15,7 +15,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +27,7 @@ from benchmarks.kernel_report import markdown
 from benchmarks.machine import telling_features
 from benchmarks.neighbours import Neighbours
 from benchmarks.peers.kernel_peers import INSTALLS, OWN, Peer, python_of
-from benchmarks.peers.kernels_woqfx import BACKEND
+from benchmarks.peers.kernels_woqfx import BACKEND, KNOWN, STRANGER
 from benchmarks.publish import name_argument, publish
 from woqfx import Roofline, registry
 from woqfx.bench import Figure, take_turns
@@ -70,6 +70,11 @@ class Entry:
         found: list[float] = answer.get("seconds", [float("inf")])
         return found
 
+    def compare(self, other: Entry, rows: int, seconds: float) -> float:
+        """How many times as long as `other`, a kernel of the same peer, it takes: calls in turn, median of pairs."""
+        ratio: float = self._ask("compare", other=other.number, rows=rows, seconds=seconds).get("ratio", float("nan"))
+        return ratio
+
     def _ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         try:
             answer = self.peer.ask(do, kernel=self.number, **arguments)
@@ -81,9 +86,13 @@ class Entry:
 
 @dataclass
 class Findings:
-    """What came out; what is missing, and why; and how many processors others used meanwhile, at most."""
+    """What came out; what is missing, and why; and how many processors others used meanwhile, at most.
+
+    `strangers` says how many times as long a table of 16 levels takes that nobody has seen before.
+    """
 
     figures: list[dict[str, Any]] = field(default_factory=list)
+    strangers: list[dict[str, Any]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     others: float = 0.0
 
@@ -110,10 +119,24 @@ def measure(
                 name, dtype, compute = entry.names
                 figure = Figure(name, dtype, compute, group, "", shape, count, entry.nbytes, taken[index], middle)
                 findings.figures.append({**figure.to_json(), "distance": entry.distance})
+        for known, stranger in _strangers(ready):
+            ratio = stranger.compare(known, count, seconds)
+            case = {"compute_dtype": stranger.names[2], "group_size": group, "rows": count}
+            if not stranger.error:
+                findings.strangers.append({**case, "ratio": ratio})
     for entry in entries:
         if entry.error:
             name, dtype, compute = entry.names
             findings.missing[f"{name}, {dtype} in {compute}, group {group}"] = entry.error
+
+
+def _strangers(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
+    """The stranger's table in each compute dtype, after the known one that it is compared with."""
+    by_names = {(entry.peer, *entry.names): entry for entry in entries}
+    for (peer, name, dtype, compute), entry in by_names.items():
+        known = by_names.get((peer, name, KNOWN, compute))
+        if dtype == STRANGER and known:
+            yield known, entry
 
 
 def _limits() -> Roofline:
@@ -156,6 +179,7 @@ def main() -> None:
         "others": round(findings.others, 3),
         "installs": INSTALLS,
         "figures": findings.figures,
+        "strangers": findings.strangers,
         "missing": findings.missing,
     }
     page = markdown(result)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -66,7 +67,17 @@ class Llama:
         yield "lm_head.weight", (self.vocab_size, hidden)
 
 
-def make_model(folder: Path, model: Llama | None = None) -> Path:
+class Sizes(Protocol):
+    """What says all of a model but its weights."""
+
+    def config(self) -> Mapping[str, object]:
+        """The content of `config.json`."""
+
+    def shapes(self) -> Iterator[tuple[str, Shape]]:
+        """Every tensor's name and shape, in the order of the file."""
+
+
+def make_model(folder: Path, model: Sizes | None = None) -> Path:
     """Write `config.json` and `model.safetensors` into `folder`, unless both are there; returns `folder`."""
     model = model or Llama()
     config, weights = folder / "config.json", folder / "model.safetensors"

@@ -1,4 +1,4 @@
-"""What a benchmark found, for machines and for people: results/NAME.json, results/NAME.md, and its place in the docs.
+"""What a benchmark found, for machines and for people: results/NAME.json, results/NAME.md, and its place in a page.
 
 Imports nothing large, as `process` does not, and for the same reason.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+DOCS = Path(__file__).parents[1] / "docs"
+DOCUMENT = DOCS / "benchmarks.md"
 
 
 def name_argument(parser: argparse.ArgumentParser, usual: str) -> None:
@@ -27,13 +28,14 @@ def read(name: str) -> dict[str, Any]:
     return found
 
 
-def publish(name: str, result: Mapping[str, Any], page: str) -> None:
-    """Write `result` and its `page`; put the page into docs/benchmarks.md too, if that has a place for it."""
+def publish(name: str, result: Mapping[str, Any], page: str, document: Path | None = None) -> None:
+    """Write `result` and its `page`; put the page into `document` (docs/benchmarks.md), if that has a place for it."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text(page)
-    if f"<!-- {name} -->" in (document := DOCUMENT.read_text()):
-        DOCUMENT.write_text(embed(document, name, page))
+    document = document or DOCUMENT
+    if f"<!-- {name} -->" in (text := document.read_text()):
+        document.write_text(embed(text, name, page))
 
 
 def embed(document: str, name: str, page: str) -> str:

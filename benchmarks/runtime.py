@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import backed_memory
 from benchmarks.cache import default_cache
 from benchmarks.machine import telling_features
 from benchmarks.neighbours import Neighbours
@@ -94,6 +95,7 @@ def _load(one: Contender, worker: Asked, cache: Path, taken: dict[str, list[floa
     for _ in range(LOADS + 1):
         taken["bytes"].append(_seconds_to_read(path))
         for what, options in kinds.items():
+            backed_memory.touch()
             taken[what].append(worker.ask("load", name="again", path=str(path), options=options)["seconds"])
             worker.ask("forget", name="again")
 

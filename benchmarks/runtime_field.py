@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.make_model import Llama, make_model
+from benchmarks.make_t5 import T5
 from benchmarks.peers import llama_cpp_setup
 from benchmarks.peers.environment import environment
 
@@ -53,6 +54,8 @@ class Contender:
 def _source(model: str, cache: Path) -> Path:
     if model == "0.5B llama":
         return make_model(cache / "llama-0.5b", _OF_32_LAYERS)
+    if model == "0.25B T5":
+        return make_model(cache / "t5-0.25b", T5())
     if model == "SmolLM2-135M":
         folder = cache / "quality"
         _run([sys.executable, "-m", "benchmarks.quality_model", str(folder)], unless=folder / "model.gguf")
@@ -129,7 +132,7 @@ def _transformers(model: str) -> Contender:
 
 def contenders() -> Sequence[Contender]:
     """Everyone."""
-    small, large, old = "SmolLM2-135M", "1.1B llama", "0.5B llama"
+    small, large, old, both = "SmolLM2-135M", "1.1B llama", "0.5B llama", "0.25B T5"
     return [
         _woqfx(small, "int4_clip"),
         _llama_cpp(small, "Q4_0"),
@@ -144,6 +147,8 @@ def contenders() -> Sequence[Contender]:
         _transformers(large),
         _woqfx(old, "int4_clip"),
         Contender(old, "int4 g32", "neural_speed", _neural_speed),
+        _woqfx(both, "int4_clip"),
+        _transformers(both),
     ]
 
 

@@ -10,6 +10,7 @@ import argparse
 import itertools
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float32]
 #: Multiplies, and gives the product [rows, n].
 Call = Callable[[], Any]
+
+_FEWEST_PAIRS = 40
 
 #: The levels of nf4 (QLoRA, arXiv 2305.14314), ascending.
 NF4 = (
@@ -115,7 +118,12 @@ class Worker:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request; `error` says why there is none."""
         do = request.pop("do")
-        jobs: dict[str, Callable[..., dict[str, Any]]] = {"list": self._list, "pack": self._pack, "time": self._time}
+        jobs: dict[str, Callable[..., dict[str, Any]]] = {
+            "list": self._list,
+            "pack": self._pack,
+            "time": self._time,
+            "compare": self._compare,
+        }
         try:
             answer = jobs[do](**request)
         except Exception as error:  # a library's kernels fail in ways of their own, and that is an answer
@@ -152,6 +160,28 @@ class Worker:
         distance = np.linalg.norm(np.asarray(product) - exact)
         return {"seconds": burst(ready.calls[rows], seconds), "distance": float(distance / np.linalg.norm(exact))}
 
+    def _compare(self, kernel: int, other: int, rows: int, seconds: float) -> dict[str, Any]:
+        """Two kernels that were timed before, call by call in turn; how many times the other's time the first takes.
+
+        The median over pairs of neighbouring calls: who else is on the machine is so for both.
+        """
+        pair = [itertools.cycle(self._ready[which].calls[rows]) for which in (kernel, other)]
+        ratios = list[float]()
+        end = time.perf_counter() + seconds
+        while len(ratios) < _FEWEST_PAIRS or time.perf_counter() < end:
+            first = len(ratios) % 2  # each is as often the one that begins
+            taken = [0.0, 0.0]
+            for which in (first, 1 - first):
+                taken[which] = _seconds_of(next(pair[which]))
+            ratios.append(taken[0] / taken[1])
+        return {"ratio": statistics.median(ratios), "pairs": len(ratios)}
+
+
+def _seconds_of(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
 
 def burst(calls: Sequence[Call], seconds: float) -> list[float]:
     """Make the calls one after the other for this long; the seconds of each after the first."""
@@ -160,10 +190,7 @@ def burst(calls: Sequence[Call], seconds: float) -> list[float]:
     next(turn)()
     end = time.perf_counter() + seconds
     while not taken or time.perf_counter() < end:
-        call = next(turn)
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
+        taken.append(_seconds_of(next(turn)))
     return taken
 
 

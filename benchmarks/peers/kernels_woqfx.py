@@ -16,6 +16,8 @@ from woqfx.bench import activation_dtype
 
 BACKEND = "torch_cpu"
 STRANGER = "stranger16"
+#: What it is compared with: the same number of levels, which everybody knows.
+KNOWN = "nf4"
 
 
 class Stranger(Codebook):

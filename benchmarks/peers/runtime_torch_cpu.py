@@ -16,8 +16,7 @@ class TorchCPU(Transformers):
 
     def __init__(self, path: str, threads: int, options: dict[str, Any]) -> None:
         torch.set_num_threads(threads)
-        self._model: Any = woqfx.load(path, backend_options=options)
-        self._cache: Any = None
+        self._hold(woqfx.load(path, backend_options=options))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from benchmarks.peers.runtime_worker import Runner, serve
+from woqfx.speed import reader_of
 
 
 class Transformers(Runner):
@@ -16,8 +17,12 @@ class Transformers(Runner):
 
     def __init__(self, path: str, threads: int, options: dict[str, Any]) -> None:
         torch.set_num_threads(threads)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
-        self._cache: Any = None
+        two = AutoConfig.from_pretrained(path).is_encoder_decoder
+        kind = AutoModelForSeq2SeqLM if two else AutoModelForCausalLM
+        self._hold(kind.from_pretrained(path, dtype=torch.bfloat16).eval())
+
+    def _hold(self, model: Any) -> None:
+        self._model, self._reader = model, reader_of(model)
 
     @property
     def nbytes(self) -> int:
@@ -26,16 +31,11 @@ class Transformers(Runner):
 
     def begin(self) -> None:
         """See `Runner.begin`."""
-        self._cache = None
+        self._reader.begin()
 
     def read(self, tokens: Sequence[int]) -> int:
         """See `Runner.read`."""
-        with torch.inference_mode():
-            out = self._model(
-                input_ids=torch.tensor([tokens]), past_key_values=self._cache, use_cache=True, logits_to_keep=1
-            )
-        self._cache = out.past_key_values
-        return int(out.logits[0, -1, 0] > 0) + 5
+        return self._reader.read(tokens)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ import torch
 import woqfx
 from benchmarks.peers.runtime_worker import Runner, serve
 
+#: The token that a T5's decoder begins with: its padding.
+_START = 0
+
 
 class Woqfx(Runner):
     """A checkpoint on the runtime; `options` are the backend's, but for `generate`, which measures that instead."""
@@ -18,9 +21,10 @@ class Woqfx(Runner):
     def __init__(self, path: str, threads: int, options: dict[str, Any]) -> None:
         torch.set_num_threads(threads)
         self._model: Any = woqfx.load(path, backend="llm_runtime", backend_options=options)
-        self._engine = self._model.engine
+        self._engine: Any = self._model.engine
         self._logits = torch.empty(1, self._engine.vocab_size)
-        self._slot = self._engine.create()
+        self._encodes = bool(self._model.config.is_encoder_decoder)
+        self._slot, self._source_is_read = self._engine.create(), False
 
     @property
     def nbytes(self) -> int:
@@ -34,10 +38,14 @@ class Woqfx(Runner):
 
     def begin(self) -> None:
         """See `Runner.begin`."""
-        self._engine.trim(self._slot, 0)
+        self._engine.free(self._slot)
+        self._slot, self._source_is_read = self._engine.create(), False
 
     def read(self, tokens: Sequence[int]) -> int:
-        """See `Runner.read`."""
+        """See `Runner.read`. What an encoder-decoder reads first is its source."""
+        if self._encodes and not self._source_is_read:
+            self._engine.encode([self._slot], [len(tokens)], torch.tensor(tokens))
+            self._source_is_read, tokens = True, [_START]
         self._engine.forward([self._slot], [len(tokens)], [1], torch.tensor(tokens), self._logits)
         return int(self._logits[0, 0] > 0) + 5
 

@@ -15,10 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
 import woqfx
 from woqfx.errors import CheckpointError, WoqfxError
+from woqfx.floats import FLOAT_DTYPES
 from woqfx.format import StoredWeight
 from woqfx.scheme import Scheme
 from woqfx.source.files import parse_object
@@ -34,12 +33,6 @@ REPORT = "woqfx-report.json"
 MAX_MANIFEST = 32 << 20  # bytes; a weight takes some 200
 VERSION = 1
 
-FLOAT_DTYPES: Mapping[str, torch.dtype] = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 _SMALL_FILES = frozenset({CONFIG, INDEX, REPORT, GENERATION_CONFIG, *SIDECARS})
 _WEIGHTS = re.compile(r"[A-Za-z0-9._-]{1,200}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -76,8 +76,7 @@ def claim(
     Raises `OutputError` if another process is writing there, or if the folder holds something that would be lost;
     `CheckpointError` if the journal that is there is damaged.
     """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file: give a folder")
+    _refuse_file(out)
     if (out / WORK).is_symlink():
         raise OutputError(f"{out / WORK} is a symbolic link, and is not followed: remove it")
     earlier = Journal.peek(out / JOURNAL)
@@ -87,9 +86,7 @@ def claim(
         if (same and not resumable) or (overwrite and not same):
             _give_way(out, earlier)
             replace = True
-    if not (out / JOURNAL).exists():
-        _refuse_strangers(out, beside)
-        _refuse_finished(out, replace=replace)
+    refuse_taken(out, replace=replace, beside=beside)
     durable.make_folder(out)
     journal = Journal.open(out / JOURNAL, run)
     try:
@@ -102,10 +99,23 @@ def claim(
     return journal
 
 
+def refuse_taken(out: Path, *, replace: bool, beside: Collection[str] = ()) -> None:
+    """Refuse a folder without an unfinished run in which something would be lost. Raises `OutputError`."""
+    _refuse_file(out)
+    if not (out / JOURNAL).exists():
+        _refuse_strangers(out, beside)
+        _refuse_finished(out, replace=replace)
+
+
 def refuse_inside(out: Path, origin: Path) -> None:
     """Refuse to write into the model that is read. Raises `OutputError`."""
     if origin.resolve() in (out.resolve(), *out.resolve().parents):
-        raise OutputError(f"{out} is inside the model that is read, {origin}: choose another folder")
+        raise OutputError(f"{out} is, or is inside, the model that is read, {origin}: choose another folder")
+
+
+def _refuse_file(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file: give a folder")
 
 
 def _refuse_strangers(out: Path, beside: Collection[str]) -> None:

@@ -23,12 +23,14 @@ import os
 import reprlib
 import stat
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from woqfx import hugepages
 from woqfx.errors import OutputError, SourceError, WoqfxError
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ _METADATA = "__metadata__"
 _PREFIX = 8  # bytes that hold the header's length
 _MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
 _MAX_BYTES = 2**63 - 1  # of a tensor: what a signed file offset can reach
+_AHEAD = 64 << 20  # bytes behind a tensor that the system may fetch meanwhile
 
 # A hostile header must not become a hostile error message.
 _short = reprlib.Repr()
@@ -136,6 +139,7 @@ class TensorFile:
     def __init__(self, path: str | os.PathLike[str], *, error: type[WoqfxError] = SourceError) -> None:
         self.path = Path(path)
         self._error = error
+        self._expected = 0  # up to where the system was told what comes next
         try:
             # Never waits, whatever a hostile folder holds under this name (a pipe would).
             self._file = open(self.path, "rb", buffering=0, opener=_open_without_waiting)
@@ -177,9 +181,21 @@ class TensorFile:
         entry = self.entries.get(name)
         if entry is None:
             raise self._error(f"{self.path} holds no tensor {name!r}")
-        tensor = torch.empty(entry.shape, dtype=entry.dtype)
+        self._expect(entry.stop)
+        tensor = hugepages.empty(entry.shape, entry.dtype)
         self._read_into(raw_bytes(tensor), entry.start)
         return tensor
+
+    def _expect(self, position: int) -> None:
+        """Have the system fetch what lies behind `position`: whoever reads a tensor mostly reads the next one too.
+
+        It finds that out by itself for one reader, but not for several threads that share a file.
+        """
+        start, stop = max(position, self._expected), min(position + _AHEAD, self.size)
+        if stop > start and hasattr(os, "posix_fadvise"):
+            self._expected = stop
+            with suppress(OSError):  # advice: whatever is wrong with the device, reading will tell
+                os.posix_fadvise(self._file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def _read_bytes(self, start: int, count: int) -> bytes:
         data = bytearray(count)
