@@ -12,6 +12,7 @@ from woqfx.disk.checkpoint import Checkpoint
 from woqfx.engine import write_checkpoint
 from woqfx.planning import make_plan
 from woqfx.request import Request
+from woqfx.scheme import DEFAULT_DTYPE
 from woqfx.source import FolderSource
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def saved(family: str, folder: Path, **changes: Any) -> Path:
 
 def request(**changes: Any) -> Request:
     """A request with `woqfx.quantize`'s defaults."""
-    return Request.read(**{"dtype": "int4_clip", **changes})
+    return Request.read(**{"dtype": DEFAULT_DTYPE, **changes})
 
 
 def write(

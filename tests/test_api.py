@@ -57,7 +57,7 @@ def test_plan_takes_what_quantize_takes_and_says_so():
 
 def test_the_defaults_are_those_of_what_is_made_of_them():
     arguments = inspect.signature(woqfx.plan).parameters
-    assert arguments["dtype"].default == "int4_clip"
+    assert arguments["dtype"].default == "int4_fullrange"
     for name in ("group_size", "symmetric", "scale_dtype", "compute_dtype"):
         assert arguments[name].default == getattr(woqfx.Scheme("int4_clip"), name)
     data = woqfx.CalibrationRequest()
@@ -136,7 +136,7 @@ def test_what_is_no_rule(rule):
 
 
 def test_an_unknown_way_to_show_progress():
-    with pytest.raises(SchemeError, match="progress 'x' is not one of auto, bar, json, none"):
+    with pytest.raises(SchemeError, match="progress 'x' is not one of auto, bar, lines, json, none"):
         woqfx.quantize(tiny_model("llama"), progress="x")
 
 

@@ -92,6 +92,15 @@ def test_every_page_is_in_the_index():
     assert [page for page in pages if f"({page})" not in index] == []
 
 
+def test_the_architecture_names_every_room():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = [
+        path for path in (ROOT / "woqfx").iterdir() if not path.name.startswith((".", "_")) and path.suffix != ".typed"
+    ]
+    names = [f"`{path.name}/" if path.is_dir() else f"`{path.name}`" for path in rooms]
+    assert sorted(name for name in names if name not in page) == []
+
+
 def test_the_page_of_python_names_is_current():
     make_api = runpy.run_path(str(ROOT / "docs" / "make_api.py"))
     assert (ROOT / "docs" / "api.md").read_text() == make_api["page"](), "run `make docs`"

@@ -38,3 +38,11 @@ def test_an_algorithm_that_looks_at_the_whole_model_takes_more_for_each_block(mo
         growth[objective] = more / (10 * block)
     assert 5 < growth["lm"] < 6
     assert 1.9 < growth["block"] < 2.1
+
+
+def test_the_original_beside_the_quantized_takes_one_boundary_more(monkeypatch):
+    monkeypatch.setattr("woqfx.planning._process_bytes", lambda: 0)
+    model = tiny_model("llama", hidden_size=128)
+    widest = max(layer.in_features for layer in model.model.layers[0].modules() if isinstance(layer, torch.nn.Linear))
+    more = planned_memory(model, "best", 64) - planned_memory(model, "awq+gptq", 64)
+    assert more == 4 * 64 * 24 * widest

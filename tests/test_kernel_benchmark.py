@@ -95,6 +95,9 @@ def test_a_worker_packs_times_and_says_how_far_its_product_is() -> None:
     worker.answer({"do": "pack", "kernel": 1, **problem})
     assert worker.answer({"do": "time", "kernel": 1, "rows": 2, "seconds": 0})["distance"] == pytest.approx(0.5, 0.02)
     assert worker.answer({"do": "pack", "kernel": 2, **problem}) == {"error": "ValueError: no group of 32"}
+    worker.answer({"do": "time", "kernel": 0, "rows": 2, "seconds": 0})
+    compared = worker.answer({"do": "compare", "kernel": 1, "other": 0, "rows": 2, "seconds": 0})
+    assert compared["pairs"] == kernel_worker._FEWEST_PAIRS and compared["ratio"] > 0
     # Another problem takes the place of the last.
     worker.answer({"do": "pack", "kernel": 1, **problem, "group": 16})
     assert "KeyError" in worker.answer({"do": "time", "kernel": 0, "rows": 3, "seconds": 0})["error"]
@@ -169,6 +172,12 @@ def test_measuring_asks_everybody_and_a_crash_takes_nobody_along(peer: Peer, mon
     assert findings.figures[0]["limits"] == {"read_bandwidth": 1e6, "peaks": {"fp32": 1e6}, "how": "a guess"}
     assert "ended with 3 when asked to pack" in findings.missing["numpy, none in none, group 16"]
     assert "ended with 3" in findings.missing["numpy, fp32 in 2, group 16"]
+
+
+def test_a_stranger_is_compared_with_what_everybody_knows(peer: Peer) -> None:
+    peer.kernels = [("x", kernels.KNOWN, "fp32"), ("x", "int4", "fp32"), ("x", kernels.STRANGER, "fp32")]
+    entries = [kernels.Entry(peer, number, 16) for number in range(3)]
+    assert [(known.number, stranger.number) for known, stranger in kernels._strangers(entries)] == [(0, 2)]
 
 
 def test_every_peer_has_a_module_and_pinned_packages() -> None:
@@ -259,6 +268,10 @@ def result() -> dict[str, Any]:
         "threads": 2,
         "others": 0.02,
         "figures": figures,
+        "strangers": [
+            {"compute_dtype": "fp32", "group_size": 128, "rows": 1, "ratio": 1.011},
+            {"compute_dtype": "int8", "group_size": 128, "rows": 1, "ratio": 0.99},
+        ],
         "missing": {"gone": "it was not there"},
     }
 
@@ -286,7 +299,7 @@ def test_the_page_says_which_goals_are_met_and_how_far_off_others_are(result: di
     assert "128 rows in int8, group 128: 75 % of the peak: **missed**. 70% at worst" in page
     assert "128 rows in bf16: 80 % of the peak: met. 85% at worst" in page
     assert "no slower than PyTorch's dense bf16: met. 1.00 times" in page
-    assert "A stranger's 16 levels: within 3 % of nf4: met. 1.011 times at worst (in fp32, group 128, 1 rows)" in page
+    assert "A stranger's 16 levels: within 3 % of nf4: met. 1.011 times at worst (in fp32, group 128, 1 rows; " in page
     assert "128 rows in fp32" not in page  # was not measured
 
 

@@ -47,6 +47,7 @@ def test_a_rule_reaches_a_tied_weight_by_any_of_its_names():
         ({"compute_dtype": "bf16", "outlier_threshold": 6.0}, "bf16 keeps no outliers apart.*compute dtype int8"),
         ({"rules": ["modle.*=keep"]}, "matches no layer; layers are named like model"),
         ({"options": {"evil": 1}}, "has no option 'evil'"),
+        ({"options": {"mse_rang": True}}, r"its options: mse_range\. Did you mean 'mse_range'\?"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -55,6 +56,27 @@ def test_a_problem_says_what_would_work(request_, match):
     assert len(plan.problems) == 1
     with pytest.raises(woqfx.errors.PlanError, match=match):
         plan.check()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "asked", "told"),
+    [
+        ("rtn", {}, ()),
+        ("gptq", {"calibration": ["a"], "seq_len": 8}, ()),
+        ("rtn", {"samples": 4}, ()),
+        ("rtn", {"calibration": "my.jsonl"}, ("algorithm rtn looks at no data: my.jsonl is not used",)),
+        ("rtn", {"calibration": ["a"]}, ("algorithm rtn looks at no data: a list of the caller's is not used",)),
+    ],
+    ids=["nothing asked", "used", "how much", "a file", "texts"],
+)
+def test_data_that_no_algorithm_looks_at_are_named(algorithm, asked, told):
+    assert woqfx.plan(tiny_model("llama"), algorithm=algorithm, **asked).warnings == told
+
+
+def test_a_run_tells_the_warnings_of_its_plan():
+    with pytest.warns(UserWarning, match="rtn looks at no data") as told:
+        woqfx.quantize(tiny_model("llama"), calibration=["a"])
+    assert told[0].filename == __file__
 
 
 def test_a_model_with_nothing_to_quantize_is_a_problem():

@@ -94,6 +94,10 @@ class TestLookUp:
         with pytest.raises(UnknownNameError, match=r"no dtype 'int4_clp'; did you mean int4_clip.*Installed: .*nf4"):
             Registry(Settings()).dtype("int4_clp")
 
+    def test_names_that_go_on_like_it_come_first(self):
+        with pytest.raises(UnknownNameError, match=r"no dtype 'int4'; did you mean int4_clip or int4_fullrange\?"):
+            Registry(Settings()).dtype("int4")
+
     def test_an_unknown_name_says_what_would_provide_it(self):
         with pytest.raises(UnknownNameError, match="entry-point group 'woqfx', hook 'woqfx_backends'"):
             Registry(Settings()).backend("cuda")

@@ -1,4 +1,4 @@
-"""What a run shows: a bar that counts weights, JSON lines, or nothing; and a terminal that is left as it was."""
+"""What a run shows: a bar that counts weights, lines, JSON, or nothing; and a terminal that is left as it was."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 import re
 import threading
+from types import SimpleNamespace
 
 import pytest
 from folders_of_models import saved
@@ -109,6 +110,39 @@ def test_json_lines_are_the_events():
         for event in sequence:
             registry().emit(event)
     assert [json.loads(line) for line in stream.getvalue().splitlines()] == [event.to_json() for event in sequence]
+
+
+def lines(monkeypatch, *sequence):
+    """What is said when five seconds pass before each event."""
+    clock = iter(range(0, 1000, 5))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    stream = io.StringIO()
+    with showing("lines", stream):
+        for event in sequence:
+            registry().emit(event)
+    return stream.getvalue().splitlines()
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch):
+    said = lines(
+        monkeypatch, started(), *(done(count, 250) for count in range(1, 5)), events.RunFinished("r", None, 21)
+    )
+    assert said == [
+        "quantizing 4 tensors",
+        "quantizing: 2 of 4 tensors, 50 % of the weights",
+        "quantizing: 4 of 4 tensors, 100 % of the weights",
+        "quantizing: done in 21 s",
+    ]
+
+
+def test_a_log_of_a_run_that_goes_on_counts_what_was_done(monkeypatch):
+    said = lines(monkeypatch, started(resumed=2, resumed_weights=600), done(3, 100), done(4, 300))
+    assert said == ["quantizing 4 tensors, going on behind 2", "quantizing: 4 of 4 tensors, 100 % of the weights"]
+
+
+def test_a_log_of_blocks_has_a_line_for_each(monkeypatch):
+    blocks = [events.BlockDone("r", f"layers.{n}", n, 2, 1.25, 2_000_000_000, 0.1) for n in (1, 2)]
+    assert lines(monkeypatch, started(), *blocks)[1:] == ["block 1 of 2: 1.2 s, 2.0 GB", "block 2 of 2: 1.2 s, 2.0 GB"]
 
 
 @pytest.mark.parametrize(

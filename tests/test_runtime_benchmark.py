@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import publish
+from benchmarks.make_t5 import T5
 from benchmarks.peers.runtime_worker import Runner, Worker, tokens_of
 from benchmarks.runtime_field import contenders
 from benchmarks.runtime_report import _GOALS, markdown
@@ -78,6 +79,33 @@ def test_the_worker_of_woqfx_runs(tmp_path):
     loaded = {"seconds", "nbytes", "bytes_per_token"}
     assert [set(answer) for answer in answers] == [loaded, *[{"seconds"}] * 3, {"error"}]
     assert 0 < answers[0]["bytes_per_token"] < answers[0]["nbytes"]
+
+
+def test_the_worker_of_woqfx_runs_an_encoder_decoder(tmp_path):
+    pytest.importorskip("woqfx_llm_runtime._core", reason="woqfx was installed without its native engine")
+    from tiny_models import tiny_model
+
+    import woqfx
+    from benchmarks.peers.runtime_woqfx import Woqfx
+
+    woqfx.quantize(tiny_model("t5"), dtype="int8", out=tmp_path / "out", progress="none")
+    runner = Woqfx(str(tmp_path / "out"), 1, {})
+    assert runner.prompt([3, 4, 5, 6]) > 0
+    assert runner._engine.length(runner._slot) == 1
+    assert runner.decode([3, 4, 5], 4) > 0
+    assert runner._engine.length(runner._slot) == 5
+    assert runner.rows(2, [3, 4, 5], 4) > 0
+
+
+def test_the_t5_has_the_tensors_of_transformers_t5():
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    with torch.device("meta"):
+        model = T5ForConditionalGeneration(T5Config(**T5().config()))
+    tied = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
+    theirs = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
+    assert dict(T5().shapes()) == theirs
 
 
 def figure(model, bits, by, prompt, decode, batch=None, cached=None, bytes_per_token=None):

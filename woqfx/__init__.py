@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from woqfx.foreign.packed import Packed, PackedModel
     from woqfx.foreign.roles import layers_of, module_tree
     from woqfx.format import Format, Obstacle, Output, StoredModel, StoredWeight
+    from woqfx.gradients import gradient_products
     from woqfx.groups import split_groups
     from woqfx.layers import LayerInfo, Role
     from woqfx.learning.learning import Learning, Rates
@@ -85,6 +86,7 @@ _HOMES = {
     "dequantizing": ("dequantize",),
     "doublequant": ("ScaleCodes", "dynamic_map"),
     "dtype": ("Codebook", "DType", "GroupParams", "IntegerGrid"),
+    "gradients": ("gradient_products",),
     "groups": ("split_groups",),
     "foreign.files": ("ModelFiles",),
     "foreign.gguf": ("BlockReader", "GGUFModel"),
@@ -174,6 +176,7 @@ __all__ = [
     "dequantize",
     "dynamic_map",
     "fit_to_data",
+    "gradient_products",
     "hookimpl",
     "layers_of",
     "load",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -62,14 +63,18 @@ def quantize(
     which layers need more and which can do with less, and each gets a dtype and group size of its own.
 
     `backend_options` are those of a backend that runs whole models (see `woqfx.load`). `progress` is "auto" (a bar on a
-    terminal), "bar", "json" or "none".
+    terminal, else nothing), "bar", "lines", "json" or "none".
 
     Raises `PlanError` with every problem at once, before any work is done; `SourceError`, `WeightError` and
     `OutputError` for what only shows on the way.
     """
     source = open_source(model)
+    if out is not None:
+        engine.check_output(source, Path(out), overwrite=overwrite)
     plan = plan_asked(source, asked)
     plan.check()
+    for warning in plan.warnings:
+        warnings.warn(warning, stacklevel=3)  # the caller's line, behind what `takes_asked` wraps around this
     if isinstance(source, ModuleSource):
         return _quantize_module(source, plan, out, backend_options, overwrite=overwrite, progress=progress)
     if out is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -15,9 +14,10 @@ from woqfx.calibration.request import Data
 from woqfx.mixed.mixing import plan_within
 from woqfx.planning import Plan
 from woqfx.request import Propagate, Request
-from woqfx.scheme import Rules, Scheme
+from woqfx.scheme import DEFAULT_DTYPE, Rules, Scheme
 from woqfx.source import Source
 from woqfx.vocabularies import add_config
+from woqfx.wording import nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,7 +60,7 @@ def _defaults_of(kind: type[Any]) -> dict[str, Any]:
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     dict.fromkeys(Asked.__annotations__)  # None: no configuration, no options, no target
     | {name: value for name, value in _defaults_of(Request).items() if name in Asked.__annotations__}
-    | {"dtype": "int4_clip", **_defaults_of(Scheme)}
+    | {"dtype": DEFAULT_DTYPE, **_defaults_of(Scheme)}
     | {_DATA_NAMES.get(name, name): value for name, value in _defaults_of(CalibrationRequest).items()}
 )
 
@@ -82,7 +82,7 @@ def takes_asked(function: F) -> F:
     @functools.wraps(function)
     def checked(*args: Any, **given: Any) -> Any:
         for name in given.keys() - explicit.parameters.keys():
-            near = difflib.get_close_matches(name, explicit.parameters, 1)
+            near = nearest(name, explicit.parameters)
             hint = f"; did you mean {near[0]!r}?" if near else f"; its arguments: {', '.join(explicit.parameters)}"
             raise TypeError(f"woqfx.{function.__name__} has no argument {name!r}{hint}")
         return function(*args, **given)

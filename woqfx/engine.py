@@ -22,7 +22,7 @@ from woqfx.blocks.report import blocks_of, report_file, write_timings
 from woqfx.calibration import Calibration
 from woqfx.disk.checkpoint import small_files
 from woqfx.disk.manifest import FileFacts, Manifest, natural
-from woqfx.disk.output import refuse_inside
+from woqfx.disk.output import refuse_inside, refuse_taken
 from woqfx.disk.shards import SHARD_BYTES, Parts, safetensors_shards
 from woqfx.disk.writer import open_writer
 from woqfx.done import Done
@@ -35,7 +35,7 @@ from woqfx.qtensor import QTensor
 from woqfx.reporting import Report, reporting
 from woqfx.source import Source
 
-#: The same without a disk to wait for: enough for the next weight to be made while one is packed.
+#: Bytes in progress where there is no disk to wait for: enough for the next weight to be made while one is packed.
 _AHEAD_IN_MEMORY = 32 << 20
 
 
@@ -99,6 +99,13 @@ def quantize_all(
                 report.block_started(block.name)
                 # Of a block that was begun, what is written is made again, and is the same.
                 yield from (done for done in run.quantize(block) if done.name in left)
+
+
+def check_output(source: Source, out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that `write_checkpoint` would refuse, before anything expensive. Raises `OutputError`."""
+    if source.resumable:
+        refuse_inside(out, Path(source.label))
+    refuse_taken(out, replace=overwrite)
 
 
 def write_checkpoint(

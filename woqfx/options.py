@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from woqfx.errors import SchemeError
+from woqfx.wording import nearest
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ def read_options(owner: str, options: type[Any], given: Mapping[str, Any]) -> An
     for key, value in given.items():
         if key not in fields:
             known = ", ".join(sorted(fields)) or "none"
-            raise SchemeError(f"{owner} has no option {key!r}; its options: {known}")
+            hint = f". Did you mean {near[0]!r}?" if (near := nearest(key, fields)) else ""
+            raise SchemeError(f"{owner} has no option {key!r}; its options: {known}{hint}")
         kind = type(fields[key].default)
         allowed = (int, float) if kind is float else kind
         if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):

@@ -146,6 +146,7 @@ class _Planner:
         self.composition: Composition | None = self.attempt(
             lambda: read_composition(request.algorithm, request.options)
         )
+        self.unused = None if self.needs_data else request.calibration
         data = (request.calibration or CalibrationRequest()) if self.needs_data else None
         self.request = dataclasses.replace(request, calibration=data)
         self.backend: Backend | None = self.attempt(lambda: registry().backend(request.backend))
@@ -184,7 +185,9 @@ class _Planner:
         asked = self.request.calibration
         tokens = asked.samples * asked.seq_len if asked is not None else 0
         surveys = self.composition is not None and self.composition.surveys
-        data = estimate(self.source, blocks, plans, tokens, surveys=surveys, back=self.tokens_back())
+        corrects = self.composition is not None and self.composition.corrects_earlier
+        back = self.tokens_back()
+        data = estimate(self.source, blocks, plans, tokens, surveys=surveys, corrects=corrects, back=back)
         return Plan(
             source=self.source.label,
             request=self.request,
@@ -224,9 +227,13 @@ class _Planner:
         found = []
         if self.source.unexpected:
             found.append(f"the model has no place for {_named(list(self.source.unexpected))}: left out")
-        # A parameter that is no layer's weight is small, unless the model uses it in a way that we do not know.
-        sizes = {name: prod(info.shape) for name, info in self.source.tensors.items()}
-        odd = sorted((name for name in sizes if name not in planned), key=lambda name: -sizes[name])
+        if self.composition is not None and self.unused is not None and self.unused.names_data:
+            found.append(f"algorithm {self.request.algorithm} looks at no data: {self.unused.label} is not used")
+        # A matrix that is no layer's weight is small, unless the model uses it in a way that we do not know.
+        tensors = self.source.tensors
+        sizes = {name: prod(info.shape) for name, info in tensors.items()}
+        odd = [name for name in sorted(sizes, key=lambda name: -sizes[name]) if name not in planned]
+        odd = [name for name in odd if len(tensors[name].shape) > 1]
         share = sum(sizes[name] for name in odd) / max(1, sum(sizes.values()))
         if share > 0.1:
             found.append(f"{_named(odd)} hold {share:.0%} of the weights; kept: woqfx does not know how they are used")

@@ -6,7 +6,6 @@ name and distribution, and the rest works. `woqfx.settings` says which are loade
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import warnings
@@ -22,6 +21,7 @@ import pluggy
 from woqfx import hookspecs
 from woqfx.errors import PluginError, SettingError
 from woqfx.settings import Settings
+from woqfx.wording import nearest
 
 GROUP = "woqfx"
 
@@ -121,7 +121,7 @@ class PluginManager:
         for caller in callers:
             (own,) = (i for i in caller.get_hookimpls() if i.plugin is plugin.module)
             if not caller.has_spec() and not own.optionalhook:
-                near = difflib.get_close_matches(caller.name, _hook_names(), 1)
+                near = nearest(caller.name, _hook_names())
                 hint = f"did you mean {near[0]!r}?" if near else f"the hooks are {', '.join(_hook_names())}"
                 yield f"implements {caller.name!r}, which is not a hook: {hint}"
             if own.wrapper or own.hookwrapper:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from woqfx.errors import CheckpointError, CollisionError, UnknownNameError
 from woqfx.plugin_loading import GROUP, Plugin, PluginManager
 from woqfx.settings import Settings
+from woqfx.wording import nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,7 +107,7 @@ class Registry(PluginManager):
 
     def _unknown(self, kind: str, name: str) -> str:
         names = self.names(kind)
-        near = difflib.get_close_matches(name, names, 3, 0.5)
+        near = nearest(name, names, 3)
         message = f"there is no {kind} {name!r}"
         message += f"; did you mean {' or '.join(near)}?" if near else "."
         message += f" Installed: {', '.join(names) or 'none'}."

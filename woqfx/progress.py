@@ -1,10 +1,11 @@
-"""Showing progress: a bar on a terminal, JSON lines for machines, or nothing. A plugin like any other."""
+"""Showing progress: a bar on a terminal, lines for logs, JSON for machines, or nothing. A plugin like any other."""
 
 from __future__ import annotations
 
 import json
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,10 @@ from woqfx.plugins import registry
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-Progress = Literal["auto", "bar", "json", "none"]
+Progress = Literal["auto", "bar", "lines", "json", "none"]
+
+#: Seconds between two lines of a run that has no blocks.
+_EVERY = 10.0
 
 
 @contextmanager
@@ -35,7 +39,8 @@ def showing(progress: Progress, stream: TextIO | None = None) -> Iterator[None]:
     if progress == "none":
         yield
         return
-    display = _Bar(stream) if progress == "bar" else _Lines(stream)
+    kinds: dict[str, type[_Display]] = {"bar": _Bar, "lines": _Lines, "json": _Json}
+    display = kinds[progress](stream)
     name = f"woqfx.progress.{id(display):x}"
     registry().register(display, name)
     try:
@@ -48,7 +53,8 @@ def showing(progress: Progress, stream: TextIO | None = None) -> Iterator[None]:
 class _Display(ABC):
     """What hears events. Every plugin hears those of all runs, so another thread's are let pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._thread = threading.get_ident()
 
     @hookimpl
@@ -59,22 +65,61 @@ class _Display(ABC):
     @abstractmethod
     def show(self, event: events.Event) -> None: ...
 
-    @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Let go of what is held."""
+
+    def say(self, line: str) -> None:
+        """Write a line."""
+        print(line, file=self._stream, flush=True)
+
+
+class _Json(_Display):
+    """One JSON object a line for each event."""
+
+    def show(self, event: events.Event) -> None:
+        self.say(json.dumps(event.to_json()))
 
 
 class _Lines(_Display):
-    """One JSON object a line for each event."""
+    """A line for the start, for each block or each ten seconds, and for the end: what a log can take."""
 
     def __init__(self, stream: TextIO) -> None:
-        super().__init__()
-        self._stream = stream
+        super().__init__(stream)
+        self._runs: dict[str, _LineRun] = {}
 
     def show(self, event: events.Event) -> None:
-        print(json.dumps(event.to_json()), file=self._stream, flush=True)
+        if isinstance(event, events.RunStarted):
+            self._runs[event.run] = _LineRun(event)
+            going_on = f", going on behind {event.resumed}" if event.resumed else ""
+            self.say(f"{event.doing} {event.tensors} tensors{going_on}")
+        elif (run := self._runs.get(event.run)) is None:
+            return
+        elif isinstance(event, events.TensorDone):
+            if line := run.after(event):
+                self.say(line)
+        elif isinstance(event, events.BlockDone):
+            run.said = time.monotonic()
+            self.say(f"block {event.number} of {event.blocks}: {event.seconds:.1f} s, {event.memory / 1e9:.1f} GB")
+        elif isinstance(event, events.RunFinished):
+            self.say(f"{run.started.doing}: done in {event.seconds:.0f} s")
 
-    def close(self) -> None:
-        """Nothing is held."""
+
+class _LineRun:
+    """How far one run is, and when that was said last."""
+
+    def __init__(self, started: events.RunStarted) -> None:
+        self.started = started
+        self.said = time.monotonic()
+        self._weights = started.resumed_weights
+
+    def after(self, event: events.TensorDone) -> str:
+        """What to say now; nothing if a line is not old enough yet."""
+        self._weights += event.weights
+        if time.monotonic() - self.said < _EVERY:
+            return ""
+        self.said = time.monotonic()
+        share = 100 * self._weights // max(1, self.started.weights)
+        return f"{self.started.doing}: {event.done} of {event.tensors} tensors, {share} % of the weights"
 
 
 class _Bar(_Display):
@@ -84,7 +129,7 @@ class _Bar(_Display):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-        super().__init__()
+        super().__init__(stream)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -11,6 +11,9 @@ from typing import Any
 
 from woqfx.errors import SchemeError
 
+#: Of who names no dtype: the 4-bit integers that AWQ's, GPTQ's and GGUF's files hold too, on all of their range.
+DEFAULT_DTYPE = "int4_fullrange"
+
 #: Storage types of group scales, with their size in bits.
 SCALE_DTYPES: Mapping[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16}
 

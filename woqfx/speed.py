@@ -43,7 +43,8 @@ class ModelReader:
     """A model of transformers, or one that a backend runs by itself."""
 
     def __init__(self, model: Any) -> None:
-        self._model, self._cache = model, None
+        self._model: Any = model
+        self._cache: Any = None
         self.vocab_size = int(model.config.get_text_config().vocab_size)
 
     def begin(self) -> None:
@@ -57,6 +58,34 @@ class ModelReader:
             out = self._model(input_ids=torch.tensor([tokens]), **given)
         self._cache = out.past_key_values
         return int(out.logits[0, -1].argmax())
+
+
+class Seq2SeqReader(ModelReader):
+    """An encoder-decoder: what it reads first is its source, and then come the tokens of its decoder, from one on."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self._start = int(model.config.decoder_start_token_id or 0)
+        self._encoded: Any = None
+
+    def read(self, tokens: Sequence[int]) -> int:
+        """See `Reader.read`. The source's next token is the decoder's first."""
+        given: dict[str, Any] = {"encoder_outputs": self._encoded}
+        if self._cache is None:
+            given, tokens = {"input_ids": torch.tensor([tokens])}, [self._start]
+        with torch.inference_mode():
+            out = self._model(
+                decoder_input_ids=torch.tensor([tokens]), past_key_values=self._cache, use_cache=True, **given
+            )
+        if self._cache is None:
+            self._encoded = (out.encoder_last_hidden_state,)
+        self._cache = out.past_key_values
+        return int(out.logits[0, -1].argmax())
+
+
+def reader_of(model: Any) -> ModelReader:
+    """What reads tokens with a model of transformers, or one that a backend runs by itself."""
+    return Seq2SeqReader(model) if model.config.is_encoder_decoder else ModelReader(model)
 
 
 class LlamaCppReader:

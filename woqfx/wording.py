@@ -1,7 +1,9 @@
-"""How numbers and schemes are written for people."""
+"""How numbers and schemes are written for people, and which name they may have meant."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +35,13 @@ def duration(seconds: float) -> str:
         return f"{rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """The names that somebody who wrote `name` may have meant: those that it begins, or else those spelt alike."""
+    known = list(known)
+    longer = [one for one in known if name and one.startswith(name)]
+    return (longer or difflib.get_close_matches(name, known, most))[:most]
 
 
 def scheme(what: Scheme | None) -> str:

@@ -7,7 +7,9 @@ import sys
 import types
 
 import pytest
+from tiny_models import tiny_model
 
+import woqfx
 import woqfx.speed
 from woqfx.speed import Speed, take_turns
 
@@ -30,6 +32,25 @@ def test_json(run, checkpoint):
     found = json.loads(run("bench", checkpoint, "--prompt", 8, "--new", 4, "--threads", 1, "--json").stdout)
     assert (found["prompt_tokens"], found["new_tokens"], found["model"]) == (8, 4, str(checkpoint))
     assert found["tokens_per_second"]["woqfx torch_cpu"]["new"] > 0
+
+
+@pytest.fixture(scope="module")
+def encoder_decoder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench") / "t5"
+    woqfx.quantize(tiny_model("t5"), dtype="int8", out=out, progress="none")
+    return out
+
+
+@pytest.mark.parametrize("backend", ["torch_cpu", "llm_runtime"])
+def test_an_encoder_decoder_reads_its_source_and_then_its_own_tokens(run, encoder_decoder, backend):
+    if backend == "llm_runtime":
+        pytest.importorskip("woqfx_llm_runtime._core", reason="woqfx was installed without its native engine")
+    asked = ["bench", encoder_decoder, "--backend", backend, "--prompt", 8, "--new", 4, "--threads", 1]
+    found = run(*asked, "--json")
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["tokens_per_second"][f"woqfx {backend}"]["new"] > 0
+    refused = run(*asked, "--against", "model.gguf")
+    assert refused.exit_code == 1 and "is an encoder-decoder, and llama.cpp's package runs decoders" in refused.stderr
 
 
 def test_without_llama_cpp_it_says_how_to_get_it(run, checkpoint, monkeypatch, tmp_path):

@@ -55,44 +55,23 @@ def test_numbers_that_cannot_be_meant(run, model_folder):
     assert result.exit_code == 2 and "samples must be a whole number from 1, not 0" in result.stderr
 
 
-def test_a_plan_with_a_target(run, model_folder, texts):
-    flags = (
-        "--dtype",
-        "nf4",
-        "--target-bits",
-        5,
-        "--calibration",
-        texts,
-        "--column",
-        "body",
-        "--samples",
-        9,
-        "--seq-len",
-        32,
-    )
-    result = run("plan", model_folder, *flags, "--json")
+@pytest.fixture
+def five_bits(texts):
+    """The flags for a target."""
+    data = ("--calibration", texts, "--column", "body", "--samples", 9, "--seq-len", 32)
+    return ("--dtype", "nf4", "--target-bits", 5, *data)
+
+
+def test_a_plan_with_a_target(run, model_folder, five_bits):
+    result = run("plan", model_folder, *five_bits, "--json")
     plan = json.loads(result.stdout)
     assert 4.7 < plan["bits_per_weight"] <= 5 and plan["rules"]
-    shown = run("plan", model_folder, *flags).stdout
+    shown = run("plan", model_folder, *five_bits).stdout
     assert "its own" in shown and "rule model.layers" not in shown
 
 
-def test_a_checkpoint_with_a_target(run, model_folder, texts, tmp_path):
-    flags = (
-        "--dtype",
-        "nf4",
-        "--target-bits",
-        5,
-        "--calibration",
-        texts,
-        "--column",
-        "body",
-        "--samples",
-        9,
-        "--seq-len",
-        32,
-    )
-    result = run("quantize", model_folder, "--out", tmp_path / "out", *flags)
+def test_a_checkpoint_with_a_target(run, model_folder, five_bits, tmp_path):
+    result = run("quantize", model_folder, "--out", tmp_path / "out", *five_bits)
     assert result.exit_code == 0, result.stderr
     assert "its own" in result.stdout and "bits per weight" in result.stdout
     manifest = json.loads((tmp_path / "out" / "woqfx.json").read_text())

@@ -101,6 +101,13 @@ def test_what_cannot_be_meant(run, checkpoint, arguments, stdin, message):
     assert message in result.stderr
 
 
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_a_prompt_beyond_the_context_is_refused_before_it_is_shown(run, checkpoint, stream):
+    result = run("generate", checkpoint, "-p", "long " * 2000, stream)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "shorten the prompt" in result.stderr
+
+
 def test_what_is_no_checkpoint_yet_says_how_to_make_one(run, model_folder):
     result = run("generate", model_folder, "-p", "x")
     assert result.exit_code == 1

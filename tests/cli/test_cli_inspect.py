@@ -108,7 +108,7 @@ def test_an_unfinished_run_says_how_far_it_is(run, stopped, model_folder):
     assert found["source"] == str(model_folder)
     assert found["tensors_done"] == 21
     assert found["bytes_done"] == found["bytes_expected"]
-    assert found["request"]["scheme"]["dtype"] == "int4_clip"
+    assert found["request"]["scheme"]["dtype"] == "int4_fullrange"
 
 
 def test_verify_refuses_what_is_unfinished(run, stopped):

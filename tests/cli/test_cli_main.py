@@ -43,10 +43,15 @@ def test_version(run):
     assert run("--version").stdout.split() == ["woqfx,", "version", woqfx.__version__]
 
 
-def test_an_unknown_command_is_a_usage_error(run):
-    result = run("quantise")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("quantise", "there is no command 'quantise'; did you mean 'quantize'?"), ("zzz", "'zzz'")],
+    ids=["misspelt", "unknown"],
+)
+def test_an_unknown_command_is_a_usage_error(run, name, message):
+    result = run(name)
     assert result.exit_code == 2
-    assert "quantise" in result.stderr
+    assert message in result.stderr
 
 
 def test_help_imports_neither_torch_nor_rich():

@@ -38,8 +38,15 @@ def test_the_summary(run, model_folder, tmp_path):
     assert 0 < errors[-1] < 0.01
 
 
-def test_progress_is_json_lines_off_a_terminal(run, model_folder, tmp_path):
+def test_progress_is_a_few_lines_off_a_terminal(run, model_folder, tmp_path):
     result = run("quantize", model_folder, "--out", tmp_path / "out")
+    first, *_, last = result.stderr.splitlines()
+    assert first.startswith("quantizing ") and first.endswith(" tensors")
+    assert last.startswith("quantizing: done in ")
+
+
+def test_progress_as_json_is_the_events(run, model_folder, tmp_path):
+    result = run("quantize", model_folder, "--progress", "json", "--out", tmp_path / "out")
     kinds = [json.loads(line)["event"] for line in result.stderr.splitlines()]
     assert kinds[0] == "RunStarted"
     assert kinds[-1] == "RunFinished"

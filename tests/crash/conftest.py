@@ -54,7 +54,7 @@ class ForkServer:
     def close(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=120)
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +149,7 @@ def job(request, server, model, memory) -> Job:
 def calibrated_job(request, server, memory) -> Job:
     """The same with an algorithm that looks at data: a decoder, and an encoder-decoder whose blocks pass biases on."""
     family, algorithm = request.param
-    source = saved(family, memory, **({"num_hidden_layers": 3} if family == "llama" else {}))
+    source = saved(family, memory)
     return make_job(server, Trial(source=str(source), out="", algorithm=algorithm, shard_bytes=40_000), memory)
 
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from folders_of_models import contents, digests, saved, write
+from forked import forked
 from tiny_models import tiny_model
 
 import woqfx
@@ -57,6 +58,20 @@ def test_a_finished_checkpoint_is_replaced_only_on_request(source, tmp_path):
     assert digests(out) == digests(write(source, tmp_path / "fresh", dtype="int8"))  # no stale shard is left
 
 
+@pytest.mark.parametrize("asked", [{"target_bits": 5}, {"algorithm": "gptq", "calibration": "self"}], ids=str)
+def test_a_folder_that_is_taken_is_refused_before_any_work(source, tmp_path, monkeypatch, asked):
+    def work(*_, **__):
+        raise AssertionError("it began")
+
+    out = write(source, tmp_path / "out")
+    monkeypatch.setattr("woqfx.mixed.mixing.prepare_calibration", work)
+    monkeypatch.setattr("woqfx.api.prepare_calibration", work)
+    with pytest.raises(OutputError, match="holds a finished checkpoint"):
+        woqfx.quantize(source, out=out, **asked)
+    with pytest.raises(OutputError, match="is, or is inside, the model"):
+        woqfx.quantize(source, out=source / "out", **asked)
+
+
 def test_overwriting_keeps_what_is_not_of_the_checkpoint(source, tmp_path):
     out = write(source, tmp_path / "out")
     (out / "notes.txt").write_text("mine")
@@ -100,10 +115,10 @@ def test_a_file_is_no_output(source, tmp_path):
 def test_the_model_that_is_read_is_not_written_into(tmp_path, where, overwrite):
     source = saved("llama", tmp_path, num_hidden_layers=1)
     before = digests(source)
-    with pytest.raises(OutputError, match="is inside the model that is read"):
+    with pytest.raises(OutputError, match="is inside, the model that is read"):
         write(source, source / where, overwrite=overwrite)
     (tmp_path / "link").symlink_to(source)
-    with pytest.raises(OutputError, match="is inside the model that is read"):
+    with pytest.raises(OutputError, match="is inside, the model that is read"):
         write(source, tmp_path / "link" / where, overwrite=overwrite)
     assert digests(source) == before
 
@@ -189,10 +204,9 @@ def test_a_damaged_unfinished_run_is_refused_or_on_request_thrown_away(source, t
 def test_another_process_is_kept_out(source, tmp_path):
     out = tmp_path / "out"
     with claim(out, {"run": 1}, overwrite=False, resumable=True):
-        script = "import sys, woqfx; woqfx.quantize(sys.argv[1], out=sys.argv[2], overwrite=True)"
-        other = subprocess.run([sys.executable, "-c", script, source, out], capture_output=True, text=True)
+        said = forked(lambda: woqfx.quantize(source, out=out, overwrite=True))
         (out / WORK / "shard").touch()
-    assert "OutputError: another woqfx is writing to" in other.stderr
+    assert said.startswith("OutputError: another woqfx is writing to")
     assert (out / WORK / "shard").exists()
 
 
@@ -231,15 +245,14 @@ def test_the_umask_decides_who_may_read(source, tmp_path):
 
 
 def test_a_file_size_limit_is_explained(source, tmp_path):
-    script = (
-        "import resource, signal, sys, woqfx\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))\n"
-        "woqfx.quantize(sys.argv[1], out=sys.argv[2])\n"
-    )
-    limited = subprocess.run([sys.executable, "-c", script, source, tmp_path / "out"], capture_output=True, text=True)
-    assert "OutputError" in limited.stderr
-    assert "ulimit -f" in limited.stderr
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))
+        woqfx.quantize(source, dtype="int4_clip", out=tmp_path / "out")
+
+    said = forked(limited)
+    assert said.startswith("OutputError: ")
+    assert "ulimit -f" in said
     write(source, tmp_path / "out")
     assert digests(tmp_path / "out") == digests(write(source, tmp_path / "fresh"))
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from woqfx.disk import tensorfile
 from woqfx.disk.tensorfile import Entry, TensorFile, layout, raw_bytes
 from woqfx.errors import CheckpointError, OutputError, SourceError
 
@@ -203,6 +204,25 @@ def test_threads_may_share_a_file(weights):
         read = list(threads.map(file.read, ["a", "b"] * 50))
     assert all(torch.equal(tensor, read[i % 2]) for i, tensor in enumerate(read))
     assert torch.equal(read[0], torch.arange(1000.0))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
+def test_what_lies_behind_a_tensor_is_announced_once_and_bad_advice_does_no_harm(tmp_path, monkeypatch):
+    path, announced = tmp_path / "model.safetensors", []
+    tensors = {str(number): torch.full((1 << 20,), number, dtype=torch.uint8) for number in range(5)}
+    write(path, tensors)
+
+    def refuse(fd, start, length, advice):
+        announced.append((start, start + length))
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(tensorfile, "_AHEAD", 2 << 20)
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    with TensorFile(path) as file:
+        for name in [*tensors, *tensors]:
+            assert torch.equal(file.read(name), tensors[name])
+        stops = [entry.stop for entry in file.entries.values()]
+    assert announced == [(stops[0], stops[2]), (stops[2], stops[3]), (stops[3], stops[4])]
 
 
 def test_an_unknown_tensor_is_an_error(weights):

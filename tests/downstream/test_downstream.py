@@ -15,6 +15,7 @@ import sysconfig
 from typing import TYPE_CHECKING
 
 import pytest
+from once import once
 from tiny_models import tiny_model
 
 if TYPE_CHECKING:
@@ -39,24 +40,27 @@ def must(*command: object, cwd: Path, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """An empty folder, which holds the environment, the wheels and the models."""
+    """An empty folder, which holds the models."""
     return tmp_path_factory.mktemp("downstream")
 
 
 @pytest.fixture(scope="module")
-def binaries(place, request, wheel) -> Path:
+def binaries(tmp_path_factory, request, wheel) -> Path:
     """The `bin` of a fresh environment with both wheels."""
-    root = request.config.rootpath
-    sample = shutil.copytree(root / "tests" / "downstream" / "woqfx-sample", place / "woqfx-sample")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    must(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", place / "wheels", sample, cwd=place)
-    must(sys.executable, "-m", "venv", "--without-pip", place / "env", cwd=place)
-    python = place / "env" / "bin" / "python"
-    (stranger,) = (place / "wheels").glob("woqfx_sample-*.whl")
-    must(*pip, "--python", python, "install", "--no-deps", "--no-index", wheel, stranger, cwd=place)
-    (site,) = (place / "env" / "lib").glob("python*/site-packages")
-    (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return python.parent
+    sources = request.config.rootpath / "tests" / "downstream" / "woqfx-sample"
+
+    def make(folder: Path) -> None:
+        sample = shutil.copytree(sources, folder / "woqfx-sample")
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+        must(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder / "wheels", sample, cwd=folder)
+        must(sys.executable, "-m", "venv", "--without-pip", folder / "env", cwd=folder)
+        (stranger,) = (folder / "wheels").glob("woqfx_sample-*.whl")
+        python = folder / "env" / "bin" / "python"
+        must(*pip, "--python", python, "install", "--no-deps", "--no-index", wheel, stranger, cwd=folder)
+        (site,) = (folder / "env" / "lib").glob("python*/site-packages")
+        (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    return once(tmp_path_factory, "downstream", make) / "env" / "bin"
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,7 @@ def test_it_is_the_wheel_that_runs(place, binaries):
         "import woqfx, woqfx_rtn, woqfx_sample, torch; print(woqfx.__file__, woqfx_rtn.__file__, woqfx_sample.__file__)"
     )
     for path in must(binaries / "python", "-c", program, cwd=place).split():
-        assert path.startswith(str(place / "env"))
+        assert path.startswith(str(binaries.parent))
 
 
 def test_the_wheel_has_the_templates(place, binaries):
@@ -111,9 +115,10 @@ def test_plugins_lists_it(place, binaries):
         assert word in listed
 
 
-def test_it_passes_woqfx_s_suites_from_the_wheels(place, binaries):
-    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", place / "woqfx-sample" / "tests")
-    output = must(binaries / "python", *command, cwd=place / "woqfx-sample" / "tests", WOQFX_STRICT_PLUGINS="1")
+def test_it_passes_woqfx_s_suites_from_the_wheels(binaries):
+    tests = binaries.parents[1] / "woqfx-sample" / "tests"
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", tests)
+    output = must(binaries / "python", *command, cwd=tests, WOQFX_STRICT_PLUGINS="1")
     assert " passed" in output and "failed" not in output
 
 

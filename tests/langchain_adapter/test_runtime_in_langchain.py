@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import woqfx
+from woqfx.errors import SchemeError, SettingsError
 from woqfx.generating import Constraint, Settings
-from woqfx.langchain import WoqfxLLM
+from woqfx.langchain import ChatWoqfx, WoqfxLLM
 
 pytest.importorskip("woqfx_llm_runtime._core", reason="the runtime is not built here")
 
@@ -47,6 +48,30 @@ def test_an_encoder_decoder_answers_as_pytorch_does(t5_checkpoint: Path, asked: 
     answers = pytorch.batch(PROMPTS)
     assert any(answers)
     assert runtime.batch(PROMPTS) == answers
+
+
+@pytest.mark.parametrize("kind", [WoqfxLLM, ChatWoqfx])
+def test_options_reach_the_backend(kind: type[WoqfxLLM | ChatWoqfx], tiny_checkpoint: Path):
+    one = kind(model=str(tiny_checkpoint), backend="llm_runtime", backend_options={"kv": "int8"})
+    assert "keys and values in int8" in repr(one.load().model)
+
+
+def test_a_cache_tells_options_apart(runtime: WoqfxLLM):
+    other = runtime.model_copy(update={"backend_options": {"kv": "int8"}})
+    assert other._identifying_params["backend_options"] == {"kv": "int8"}
+    assert other._identifying_params != runtime._identifying_params
+
+
+def test_an_option_that_there_is_not_is_named(tiny_checkpoint: Path):
+    one = WoqfxLLM(model=str(tiny_checkpoint), backend="llm_runtime", backend_options={"kv_cache": "int8"})
+    with pytest.raises(SchemeError, match=r"backend llm_runtime has no option 'kv_cache'; its options: .*kv,"):
+        one.load()
+
+
+def test_options_of_a_backend_that_does_not_run_the_model_are_refused(tiny_llama: Path):
+    one = WoqfxLLM(model=str(tiny_llama), backend_options={"pack_cache": "packed"})
+    with pytest.raises(SettingsError, match="is not quantized, and runs without a backend: leave out pack_cache"):
+        one.load()
 
 
 def test_many_threads_at_once(runtime: WoqfxLLM):

@@ -148,8 +148,15 @@ def test_too_little_data(llama, tmp_path):
         woqfx.tune(llama[0], llama[1], tmp_path / "tuned", data=data(1))
 
 
-def test_not_into_the_checkpoint_itself(llama):
-    with pytest.raises(OutputError, match="inside the model that is read"):
+def test_a_folder_that_is_taken_is_refused_before_anything_is_computed(llama, tmp_path, monkeypatch):
+    def work(*_, **__):
+        raise AssertionError("it began")
+
+    monkeypatch.setattr("woqfx.tuning.tune.prepare_calibration", work)
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(OutputError, match="holds other files, mine"):
+        woqfx.tune(llama[0], llama[1], tmp_path, data=data())
+    with pytest.raises(OutputError, match="inside, the model that is read"):
         woqfx.tune(llama[0], llama[1], llama[0], data=data(), overwrite=True)
 
 

@@ -51,6 +51,11 @@ class CalibrationRequest:
             return f"a {type(self.data).__name__} of the caller's"
         return Path(self.data).name if is_path(self.data) else self.data
 
+    @property
+    def names_data(self) -> bool:
+        """Whether data of somebody's choice are asked for, and not only how much of the default."""
+        return not (isinstance(self.data, str) and self.data == CalibrationRequest.data)
+
     def to_json(self) -> dict[str, Any]:
         """For manifests and journals."""
         where = {name: value for name in ("column", "split") if (value := getattr(self, name)) is not None}

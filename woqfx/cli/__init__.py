@@ -10,6 +10,7 @@ import click
 
 import woqfx
 from woqfx.cli.failures import reported
+from woqfx.wording import nearest
 
 #: Each command's module, in the order in which help lists them.
 _COMMANDS = {
@@ -42,13 +43,21 @@ class _Commands(click.Group):
         found: click.Command = importlib.import_module(f"woqfx.cli.{_COMMANDS[cmd_name]}").command
         return found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = nearest(args[0], _COMMANDS)
+        if near and args[0] not in _COMMANDS:
+            ctx.fail(f"there is no command {args[0]!r}; did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
-        _collect_less_garbage()
+        collect_less_garbage()
         with reported():
             return super().invoke(ctx)
 
 
-def _collect_less_garbage() -> None:
+def collect_less_garbage() -> None:
     """PyTorch and transformers make millions of objects that live to the end: going through them takes seconds."""
     gc.set_threshold(1_000_000, 50, 50)
     atexit.register(gc.freeze)

@@ -11,6 +11,7 @@ import click
 from woqfx.cli import text
 from woqfx.cli.models import load_quantized
 from woqfx.cli.running import Running
+from woqfx.errors import WoqfxError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,13 +26,15 @@ def show(
     import torch
 
     from woqfx import memory
-    from woqfx.speed import LlamaCppReader, ModelReader, take_turns
+    from woqfx.speed import LlamaCppReader, Seq2SeqReader, reader_of, take_turns
 
     threads = threads or torch.get_num_threads()
     with memory.threads(threads):
-        own = ModelReader(load_quantized(folder, backend))
+        own = reader_of(load_quantized(folder, backend))
         readers: dict[str, Reader] = {f"woqfx {backend.name}": own}
         if against is not None:
+            if isinstance(own, Seq2SeqReader):
+                raise WoqfxError(f"{folder} is an encoder-decoder, and llama.cpp's package runs decoders: no --against")
             readers["llama.cpp"] = LlamaCppReader(Path(against), prompt + new + 8, threads)
         found = take_turns(readers, prompt, new, own.vocab_size)
     if as_json:

@@ -70,6 +70,7 @@ def command(
         raise SourceError(f"{folder} has no chat template: leave out --chat, or add chat_template.jinja to the folder")
     asked = generator.chat_prompt([{"role": "user", "content": prompt}]) if chat else generator.text_prompt(prompt)
     settings = Settings(max_new_tokens=max_new_tokens, temperature=temperature or 0.0, seed=seed, stop=stop)
+    request = generator.request(asked, settings)  # what is wrong with it is told before anything is shown
     if not chat and not quiet:
         click.secho(prompt, nl=False, bold=sys.stdout.isatty())
     start = time.monotonic()
@@ -80,7 +81,8 @@ def command(
         answer = pieces.answer
         click.echo()
     else:
-        (answer,) = generator.generate([asked], settings)
+        generator.run([request])
+        answer = request.answer
         click.echo(answer.text)
     if not quiet:
         seconds, count = time.monotonic() - start, answer.new_tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import click
 from woqfx.cli import text
 from woqfx.cli.failures import INTERRUPTED, warn
 from woqfx.cli.plan import show
+from woqfx.cli.progressing import progress_options, shown
 from woqfx.cli.request import RequestCommand, planned
 
 if TYPE_CHECKING:
@@ -37,15 +37,7 @@ See first what would happen, with the same flags: woqfx plan path/to/model
 @click.argument("model")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where to write it.")
 @click.option("--overwrite", is_flag=True, help="Replace a checkpoint in FOLDER; it stays until the new one is whole.")
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "bar", "json", "none"]),
-    default="auto",
-    show_default=True,
-    help="How to show progress, on standard error: a bar, a JSON object a line, or not at all. auto is a bar on a "
-    "terminal and JSON lines elsewhere.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
+@progress_options
 def command(model: str, out: Path, overwrite: bool, progress: Progress, quiet: bool, **request: Any) -> None:
     """Quantize the weights of MODEL, and write a checkpoint that runs on any machine.
 
@@ -58,9 +50,11 @@ def command(model: str, out: Path, overwrite: bool, progress: Progress, quiet: b
     import torch
 
     from woqfx.api import quantize_to
+    from woqfx.engine import check_output
     from woqfx.source import open_source
 
     source = open_source(model)
+    check_output(source, out, overwrite=overwrite)
     mixed = request["target_bits"] is not None
     plan = planned(source, request, workers=torch.get_num_threads())
     if mixed and not quiet:
@@ -75,20 +69,12 @@ def command(model: str, out: Path, overwrite: bool, progress: Progress, quiet: b
     torch.set_num_threads(1)
     start = time.monotonic()
     try:
-        quantize_to(source, plan, out, overwrite=overwrite, workers=workers, progress=_shown(progress, quiet))
+        quantize_to(source, plan, out, overwrite=overwrite, workers=workers, progress=shown(progress, quiet))
     except KeyboardInterrupt:
         _say_how_to_go_on(out)
         raise click.exceptions.Exit(INTERRUPTED) from None
     if not quiet:
         _summarize(plan, out, time.monotonic() - start)
-
-
-def _shown(progress: Progress, quiet: bool) -> Progress:
-    if quiet:
-        return "none"
-    if progress == "auto":
-        return "bar" if sys.stderr.isatty() else "json"
-    return progress
 
 
 def _say_how_to_go_on(out: Path) -> None:

@@ -13,6 +13,7 @@ import click
 
 from woqfx.cli import text
 from woqfx.cli.failures import INTERRUPTED, warn
+from woqfx.cli.progressing import progress_options, shown
 
 if TYPE_CHECKING:
     from woqfx.progress import Progress
@@ -26,14 +27,7 @@ _SHOWN = 5  # of the weights that lost the most
 def shared_options(command: F) -> F:
     """The flags of both commands."""
     for option in (
-        click.option("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors."),
-        click.option(
-            "--progress",
-            type=click.Choice(["auto", "bar", "json", "none"]),
-            default="auto",
-            show_default=True,
-            help="How to show progress, on standard error: auto is a bar on a terminal, else nothing.",
-        ),
+        progress_options,
         click.option(
             "--overwrite", is_flag=True, help="Replace an output in FOLDER; it stays until the new one is whole."
         ),
@@ -56,8 +50,7 @@ def run(model: Path, to: str, *, out: Path, requantize: bool, overwrite: bool, p
 
     start = time.monotonic()
     try:
-        shown = "none" if quiet else progress
-        done = convert(model, out, to=to, requantize=requantize, overwrite=overwrite, progress=shown)
+        done = convert(model, out, to=to, requantize=requantize, overwrite=overwrite, progress=shown(progress, quiet))
     except KeyboardInterrupt:
         warn(f"interrupted: what is done is safe in {out}; the same command goes on from there")
         raise click.exceptions.Exit(INTERRUPTED) from None

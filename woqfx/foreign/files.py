@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from woqfx.disk.manifest import FLOAT_DTYPES
 from woqfx.disk.tensorfile import TensorFile
 from woqfx.errors import CheckpointError, SourceError
+from woqfx.floats import FLOAT_DTYPES
 from woqfx.source.base import TensorInfo
 from woqfx.source.files import MAX_CONFIG, MAX_INDEX, ModelFolder
 from woqfx.source.metadata import GENERATION_CONFIG, MAX_SIDECAR, folder_sidecars, prevailing_dtype

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, cast
 
 from woqfx.errors import SettingsError
+from woqfx.wording import nearest
 
 #: Other names that callers know our settings by.
 ALIASES: Final = MappingProxyType({"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"})
@@ -164,7 +164,7 @@ def _check_names(more: Mapping[str, Any], ours: set[str]) -> None:
         if name in _OURS:
             problems.append(f"{name} cannot be set here: {_OURS[name]}")
         elif name not in theirs:
-            near = difflib.get_close_matches(name, [*ours, *theirs, *ALIASES, "do_sample"], n=1)
+            near = nearest(name, [*ours, *theirs, *ALIASES, "do_sample"])
             problems.append(f"there is no setting {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
     if problems:
         raise SettingsError("generation settings: " + "; ".join(problems))

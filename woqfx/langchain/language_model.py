@@ -77,6 +77,8 @@ class ConfiguredModel(LocalModel):
     """A folder with a tokenizer, where it is not the model's own."""
     backend: str = "torch_cpu"
     """What runs the model."""
+    backend_options: dict[str, Any] = Field(default_factory=dict)
+    """The backend's own, as `woqfx.load` takes them: `{"kv": "int8"}` of llm_runtime, for one."""
     quantization_config: Any = None
     """How to quantize a model that is not: a `WeightOnlyQuantConfig`, a config of transformers, or a dict of one."""
     batch_size: int = Field(default=8, ge=1)
@@ -110,7 +112,14 @@ class ConfiguredModel(LocalModel):
 
     def _source(self) -> ModelSource:
         if self.generator is None:
-            return NamedModel(self.model, self.tokenizer, self.backend, self.quantization_config, self.batch_size)
+            return NamedModel(
+                model=self.model,
+                tokenizer=self.tokenizer,
+                backend=self.backend,
+                backend_options=self.backend_options,
+                quantization=self.quantization_config,
+                batch_size=self.batch_size,
+            )
         live = None if self._lazy is None else self._lazy.source
         if isinstance(live, LiveModel) and live.generator is self.generator:
             return live

@@ -39,27 +39,37 @@ class NamedModel:
     model: str
     tokenizer: str | None
     backend: str
+    backend_options: Mapping[str, Any]
     quantization: Any
     batch_size: int
 
     def load(self) -> TextGenerator:
         """Load it. Raises woqfx's errors of loading and quantizing."""
         if self.quantization is not None:
-            model = api.quantize(self.model, config=self.quantization, backend=self.backend)
+            model = api.quantize(
+                self.model,
+                config=self.quantization,
+                backend=self.backend,
+                backend_options=self.backend_options,
+            )
         elif is_quantized(Path(self.model)):
-            model = api.load(self.model, backend=self.backend)
-        elif self.backend == "torch_cpu":
-            model = load_original(self.model)
-        else:
+            model = api.load(self.model, backend=self.backend, backend_options=self.backend_options)
+        elif self.backend != "torch_cpu":
             raise SettingsError(f"{self.model} is not quantized, and {self.backend} runs quantized models alone")
+        elif self.backend_options:
+            named = ", ".join(self.backend_options)
+            raise SettingsError(f"{self.model} is not quantized, and runs without a backend: leave out {named}")
+        else:
+            model = load_original(self.model)
         return TextGenerator(model, load_tokenizer(self.tokenizer or self.model), batch_size=self.batch_size)
 
     def identity(self) -> dict[str, Any]:
-        """Names, the quantization, and, of a folder, which files are in it, how large and how old."""
+        """Names, options, the quantization, and, of a folder, which files are in it, how large and how old."""
         return {
             "model": self.model,
             "tokenizer": self.tokenizer,
             "backend": self.backend,
+            "backend_options": plain(self.backend_options),
             "quantization": plain(self.quantization),
             "files": digest_of_files(Path(self.model)),
         }

@@ -70,7 +70,8 @@ def mix(
     }
     budget = _budget(plan, {name: sizes[name] for name in choices}, target_bits)
     rules = tuple(_rules({name: choice.what for name, choice in allocate(choices, budget).items()}, request.scheme))
-    return replace(request, rules=rules + request.rules)
+    # The data were looked at; an algorithm that does not look at them need not be told of them.
+    return replace(request, rules=rules + request.rules, calibration=plan.request.calibration)
 
 
 def _schemes(planned: LayerPlan, request: Request) -> Iterator[Scheme]:

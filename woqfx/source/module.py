@@ -11,6 +11,7 @@ from torch import nn
 
 from woqfx.backend import PackedWeight
 from woqfx.errors import SourceError
+from woqfx.floats import FLOAT_DTYPES
 from woqfx.skeleton import named_state, tied_aliases, told_untied
 from woqfx.source.base import Source, TensorInfo
 from woqfx.source.files import ModelFolder
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from transformers import PreTrainedModel
-
-
-_PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class ModuleSource(Source):
@@ -90,7 +88,7 @@ class ModuleSource(Source):
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    return type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in _PLAIN
+    return type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in FLOAT_DTYPES.values()
 
 
 def config_of(model: nn.Module, tensors: Iterable[TensorInfo]) -> dict[str, Any] | None:

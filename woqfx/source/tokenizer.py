@@ -10,6 +10,8 @@ from woqfx.errors import SourceError
 from woqfx.source.gguf_file import GGUFFile
 from woqfx.source.hub import resolve
 
+# A folder without any of them has no tokenizer; whether one with some of them has, transformers knows.
+_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 # GPT-2's way, but each digit apart, by llama.cpp's names for it.
 _DIGIT_BY_DIGIT = frozenset({"smollm", "codeshell", "starcoder", "refact", "command-r", "exaone"})
 
@@ -24,9 +26,10 @@ def load_tokenizer(model: str | Path) -> Any:
             return _of_gguf(path)
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # transformers' parsers on files of any kind
+        there = path.is_file() or any((path / name).is_file() for name in _FILES)
+        what = f"tokenizer that transformers can read: {str(error).splitlines()[0]}" if there else "tokenizer"
         raise SourceError(
-            f"{path} has no tokenizer that transformers can read: {str(error).splitlines()[0]}; put the original's "
-            "tokenizer.json and tokenizer_config.json there"
+            f"{path} has no {what}; put the original's tokenizer.json and tokenizer_config.json there"
         ) from error
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from woqfx.calibration import Calibration, CalibrationRequest, prepare_calibration
-from woqfx.disk.output import refuse_inside
+from woqfx.disk.output import refuse_inside, refuse_taken
 from woqfx.errors import CalibrationError, WoqfxError
 from woqfx.learning.learning import Learning, Rates
 from woqfx.loading import open_checkpoint
@@ -96,6 +96,7 @@ def tune(
     options, out = options or TuningOptions(), Path(out)
     stored, source = open_checkpoint(Path(model)), open_source(original)
     refuse_inside(out, Path(model))
+    refuse_taken(out, replace=overwrite)
     check_alike(stored, source)
     calibration = prepare_calibration(data or CalibrationRequest(), source)
     rows = [row.unsqueeze(0) for batch in calibration.batches for row in batch]

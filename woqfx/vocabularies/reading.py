@@ -12,7 +12,7 @@ from woqfx.blocks.composition import read_composition
 from woqfx.calibration.request import CalibrationRequest
 from woqfx.errors import ConfigError, WoqfxError
 from woqfx.plugins import registry
-from woqfx.scheme import Scheme, read_rules
+from woqfx.scheme import DEFAULT_DTYPE, Scheme, read_rules
 from woqfx.vocabularies import huggingface, itrex, own
 from woqfx.vocabularies.vocabulary import Reading, Vocabulary, check
 
@@ -146,7 +146,7 @@ def _contradictions(reading: Reading) -> list[str]:
             return None
 
     scheme = {name: asked[name] for name in _SCHEME if name in asked}
-    attempt(lambda: Scheme(**{"dtype": "int4_clip", **scheme}))
+    attempt(lambda: Scheme(**{"dtype": DEFAULT_DTYPE, **scheme}))
     attempt(lambda: read_rules(asked.get("rules", ())))
     attempt(lambda: read_composition(asked.get("algorithm", "rtn"), asked.get("options", {})))
     data = {name: asked[name] for name in ("samples", "seq_len") if name in asked}
