@@ -45,17 +45,25 @@ def main() -> None:
             prepared(row.unsqueeze(0))
     quantized = convert(prepared)
     original = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
-    original.load_state_dict(_floats(quantized), strict=False)
+    weights = _floats(quantized)
+    linears = {name for name, module in original.named_modules() if isinstance(module, torch.nn.Linear)} - {"lm_head"}
+    if lacking := sorted(name for name in linears if f"{name}.weight" not in weights):
+        raise SystemExit(f"not quantized, or in a form that is not known: {', '.join(lacking)}")
+    original.load_state_dict(weights, strict=False)
     original.save_pretrained(arguments.out)
 
 
 def _floats(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters in float, packed linears unpacked."""
+    """All that is quantized in float, by its names in the original, and what else may have changed, as norms."""
     state = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     for name, module in model.named_modules():
         if hasattr(module, "recover"):
             recovered = module.recover()
-            state[f"{name}.weight"] = getattr(recovered, "weight", recovered)
+            weight = getattr(recovered, "weight", recovered)
+            place, _, last = name.rpartition(".")
+            if last == "linear":  # of a module that multiplies its inputs first
+                weight, name = weight * model.get_submodule(place).input_scale, place
+            state[f"{name}.weight"] = weight
     return state
 
 
