@@ -142,7 +142,7 @@ def test_a_run_asked_for_differently_is_refused_with_the_differences(source, tmp
     with pytest.raises(OutputError) as caught:
         write(source, out, dtype="nf4", rules=["*.down_proj=keep"])
     message = str(caught.value)
-    assert 'request.scheme.dtype: "int4_clip" there, "nf4" now' in message
+    assert 'request.scheme.dtype: "int4_fullrange" there, "nf4" now' in message
     assert 'request.rules: [] there, ["*.down_proj=keep"] now' in message
     assert "group_size" not in message
     assert digests(out) == before
@@ -248,7 +248,7 @@ def test_a_file_size_limit_is_explained(source, tmp_path):
     def limited():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))
-        woqfx.quantize(source, dtype="int4_clip", out=tmp_path / "out")
+        woqfx.quantize(source, dtype="int4_fullrange", out=tmp_path / "out")
 
     said = forked(limited)
     assert said.startswith("OutputError: ")

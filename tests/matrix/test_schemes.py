@@ -82,8 +82,8 @@ def test_rules_give_each_layer_its_own_scheme(model, tmp_path):
         "mlp.up_proj.weight": ("int8", 32),
         "self_attn.q_proj.weight": ("nf4", 16),
         "self_attn.k_proj.weight": ("nf4", 16),
-        "self_attn.v_proj.weight": ("int4_clip", 32),
-        "self_attn.o_proj.weight": ("int4_clip", 32),
+        "self_attn.v_proj.weight": ("int4_fullrange", 32),
+        "self_attn.o_proj.weight": ("int4_fullrange", 32),
     }
     assert "model.layers.0.mlp.down_proj.weight" in checkpoint.kept
     assert torch.isfinite(logits(woqfx.load(out))).all()
