@@ -11,6 +11,7 @@ each backend. "From the disk" the kernel was asked to forget the files first. Wr
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import resource
@@ -35,6 +36,15 @@ from benchmarks.publish import name_argument, publish
 THREADS = 2
 _PIECE = 1 << 24
 _QUIET = 0.1  # processors that others used
+_MODULES = (
+    "transformers.models.llama.modeling_llama",
+    "woqfx.api",
+    "woqfx.disk.checkpoint",
+    "woqfx.loading",
+    "woqfx_llm_runtime.loading",
+    "woqfx_native.encode",
+    "woqfx_torch_cpu.native",
+)
 
 
 def read_bytes(checkpoint: Path, cache: Path) -> None:
@@ -81,12 +91,15 @@ _DISK = ", from the disk"
 
 def import_everything() -> None:
     """What loading would import. Nothing runs in threads here: children are forked from this process."""
-    import transformers.models.llama.modeling_llama  # noqa: F401
-
+    for module in _MODULES:
+        importlib.import_module(module)
     import woqfx
 
+    plugins = woqfx.registry()
     for name in ("torch_cpu", "llm_runtime"):
-        woqfx.registry().backend(name)
+        plugins.backend(name)
+    plugins.dtype("int4_clip")
+    plugins.compute_dtype("fp32")
 
 
 def timed(job: str, checkpoint: Path, cache: Path) -> dict[str, float]:

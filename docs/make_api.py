@@ -35,7 +35,7 @@ CHAPTERS = {
         "woqfx.transcoding.",
         "woqfx.tuning.",
         "woqfx.transformers.",
-        "woqfx.planning.",
+        "woqfx.planned.",
     ),
     "What shall happen to a weight": ("woqfx.scheme.", "woqfx.layers.", "woqfx.qtensor."),
     "For dtypes and compute dtypes": (

@@ -140,6 +140,15 @@ def test_an_unknown_way_to_show_progress():
         woqfx.quantize(tiny_model("llama"), progress="x")
 
 
+def test_a_loaded_model_knows_its_name_as_from_pretrained_has_it(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    woqfx.quantize(tmp_path / "model", out=tmp_path / "out", progress="none")
+    loaded = woqfx.load(tmp_path / "out")
+    assert loaded.name_or_path == loaded.config.name_or_path == str(tmp_path / "out")
+    woqfx.save(loaded, tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_bytes() == (tmp_path / "out" / "config.json").read_bytes()
+
+
 def test_the_generation_config_is_loaded(tmp_path):
     source = saved("llama", tmp_path)
     (source / "generation_config.json").write_text('{"max_new_tokens": 3, "eos_token_id": [5, 6]}')

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from woqfx.nearest import quantize_nearest
     from woqfx.options import NoOptions, option
     from woqfx.packing import pack, packed_width, unpack
-    from woqfx.planning import Plan
+    from woqfx.planned import Plan
     from woqfx.plugins import registry
     from woqfx.qtensor import QTensor
     from woqfx.roofline import Roofline
@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     from woqfx.source.base import TensorInfo
     from woqfx.transcoding import convert
     from woqfx.transformers.config import WeightOnlyQuantConfig
-    from woqfx.tuning.tune import Tuning, TuningOptions, tune
+    from woqfx.tuning.options import TuningOptions
+    from woqfx.tuning.tune import Tuning, tune
 
 __version__ = "0.1.0"
 
@@ -101,14 +102,15 @@ _HOMES = {
     "nearest": ("quantize_nearest",),
     "options": ("NoOptions", "option"),
     "packing": ("pack", "packed_width", "unpack"),
-    "planning": ("Plan",),
+    "planned": ("Plan",),
     "qtensor": ("QTensor",),
     "roofline": ("Roofline",),
     "scheme": ("Rule", "Scheme"),
     "source.base": ("TensorInfo",),
     "transcoding": ("convert",),
     "transformers.config": ("WeightOnlyQuantConfig",),
-    "tuning.tune": ("Tuning", "TuningOptions", "tune"),
+    "tuning.options": ("TuningOptions",),
+    "tuning.tune": ("Tuning", "tune"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -8,7 +8,7 @@ from woqfx.algorithm import Algorithm, Layer
 from woqfx.blocks.checking import check_rounded
 from woqfx.blocks.composition import blamed, titled
 from woqfx.done import Done
-from woqfx.planning import LayerPlan
+from woqfx.planned import LayerPlan
 from woqfx.plugins import registry
 from woqfx.quality import relative_error
 

@@ -20,8 +20,9 @@ from woqfx.in_memory import QuantizedInMemory
 from woqfx.loading import load_model, open_checkpoint
 from woqfx.options import read_options
 from woqfx.places import Places
-from woqfx.planning import Plan
+from woqfx.planned import Plan
 from woqfx.plugins import registry
+from woqfx.pretrained import remember
 from woqfx.progress import Progress, showing
 from woqfx.provenance import Provenance
 from woqfx.qtensor import QTensor
@@ -143,7 +144,7 @@ def _quantize_module(
             places.install(name, packed[name])
         elif step.changed:
             places.put(name, step.result)
-    record.attach(model)
+    remember(model, record)
     return model
 
 
@@ -161,7 +162,10 @@ def _quantize_into_memory(
 def _finished(model: nn.Module, origin: Provenance, label: str) -> nn.Module:
     """What a loaded model knows beside its weights."""
     adopt_generation(model, origin.sidecars, label)
-    origin.attach(model)
+    for holder in (model, getattr(model, "config", None)):
+        if hasattr(holder, "name_or_path"):  # as from_pretrained has it: adapters are saved with the name of their base
+            setattr(holder, "name_or_path", label)  # noqa: B010 - a class that this module does not know
+    remember(model, origin)
     return model
 
 

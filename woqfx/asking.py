@@ -12,7 +12,7 @@ from typing import Any, TypedDict, TypeVar, cast
 from woqfx.calibration import CalibrationRequest
 from woqfx.calibration.request import Data
 from woqfx.mixed.mixing import plan_within
-from woqfx.planning import Plan
+from woqfx.planned import Plan
 from woqfx.request import Propagate, Request
 from woqfx.scheme import DEFAULT_DTYPE, Rules, Scheme
 from woqfx.source import Source

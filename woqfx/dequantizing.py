@@ -7,7 +7,7 @@ from torch import nn
 
 from woqfx.backend import PackedWeight
 from woqfx.layers import is_transposed
-from woqfx.provenance import Provenance
+from woqfx.pretrained import forget
 from woqfx.skeleton import named_state
 
 
@@ -25,7 +25,7 @@ def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
                 dense[id(held)] = nn.Parameter(weight.T.contiguous() if is_transposed(module) else weight)
             del module._modules[name]
             module._parameters = {name: dense[id(held)], **module._parameters}
-    Provenance.detach(model)
+    forget(model)
     if dtype is not None:
         for _, tensor in named_state(model):  # not what is computed: rotary frequencies stay as exact as they are
             if tensor.is_floating_point():

@@ -29,7 +29,8 @@ from woqfx.done import Done
 from woqfx.errors import SourceError
 from woqfx.format import StoredWeight
 from woqfx.memory import single_threaded
-from woqfx.planning import IN_PROGRESS, Plan
+from woqfx.planned import Plan
+from woqfx.planning import IN_PROGRESS
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.reporting import Report, reporting

@@ -73,6 +73,10 @@ class CheckpointWarning(UserWarning):
     """A checkpoint asks for something beside its weights that is not done here; the message says what is done."""
 
 
+class CalibrationWarning(UserWarning):
+    """Calibration data that will do, and say less than other data would; the message says which."""
+
+
 class UnfinishedError(CheckpointError):
     """The folder holds a run that has not finished; the message says how to go on."""
 

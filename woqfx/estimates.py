@@ -14,7 +14,7 @@ from woqfx.blocks.activations import IN_MEMORY
 
 if TYPE_CHECKING:
     from woqfx.blocks.finding import BlockInfo
-    from woqfx.planning import LayerPlan
+    from woqfx.planned import LayerPlan
     from woqfx.source import Source
 
 #: Runs of a block for each batch: for statistics, for what the next block sees, and the algorithm's own few.

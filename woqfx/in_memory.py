@@ -10,7 +10,7 @@ from torch import Tensor
 from woqfx.done import Done
 from woqfx.errors import CheckpointError
 from woqfx.format import StoredModel, StoredWeight
-from woqfx.planning import Plan
+from woqfx.planned import Plan
 from woqfx.qtensor import QTensor
 from woqfx.source import Source, TensorInfo
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from woqfx.disk.shards import SHARD_BYTES
 from woqfx.errors import WoqfxError
+from woqfx.provenance import Provenance
 from woqfx.saving import save
 from woqfx.source.metadata import GENERATION_CONFIG, SIDECARS
 
@@ -19,6 +21,19 @@ _REMEDIES = {
     "push_to_hub": "call model.push_to_hub(name), which saves and uploads",
     "distributed_checkpoint": "woqfx writes from one process",
 }
+
+
+def remember(model: nn.Module, origin: Provenance) -> None:
+    """Have `model` remember its making; `save_pretrained`, where there is one, then writes woqfx's checkpoints."""
+    origin.attach(model)
+    if hasattr(model, "save_pretrained"):
+        setattr(model, "save_pretrained", partial(save_pretrained, model))  # noqa: B010 - no attribute of a Module
+
+
+def forget(model: nn.Module) -> None:
+    """Have `model` forget it, and save as others do: it is no quantized one any more."""
+    Provenance.detach(model)
+    vars(model).pop("save_pretrained", None)
 
 
 def save_pretrained(

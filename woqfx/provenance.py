@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -33,22 +31,13 @@ class Provenance:
         return cls(stored.request, errors, stored.config, stored.aliases, stored.sidecars())
 
     def attach(self, model: nn.Module) -> None:
-        """Have the model remember it; `save_pretrained`, where there is one, then writes woqfx's checkpoints."""
+        """Have the model remember it."""
         setattr(model, _ATTRIBUTE, self)
-        if hasattr(model, "save_pretrained"):
-            setattr(model, "save_pretrained", partial(_save_pretrained, model))  # noqa: B010 - no attribute of a Module
 
     @staticmethod
     def detach(model: nn.Module) -> None:
         """Have the model forget it: it is no quantized one any more."""
-        for name in (_ATTRIBUTE, "save_pretrained"):
-            vars(model).pop(name, None)
-
-
-def _save_pretrained(model: nn.Module, save_directory: str | Path, **kwargs: Any) -> None:
-    from woqfx.pretrained import save_pretrained
-
-    save_pretrained(model, save_directory, **kwargs)
+        vars(model).pop(_ATTRIBUTE, None)
 
 
 def provenance_of(model: nn.Module) -> Provenance:

@@ -99,7 +99,7 @@ def transcode(
     `CheckpointError`, `OutputError`.
     """
     held = model if to == OWN else fit_into(model, _format(to), requantize=requantize)
-    output = _OwnOutput(model) if to == OWN else _format(to).output(held)
+    output = OwnOutput(model) if to == OWN else _format(to).output(held)
     losses: Mapping[str, float] = held.losses if isinstance(held, Refitted) else {}
     refuse_inside(out, Path(model.label))
     fingerprint = model.fingerprint()
@@ -141,13 +141,12 @@ def _format(name: str) -> Format:
 
 def _marker(model: StoredModel, to: str, lost: Mapping[str, float], files: Mapping[str, FileFacts]) -> Marker:
     if to == OWN:
-        errors = {name: model.errors.get(name) for name in model.weights}
-        return Manifest(model.request, model.weights, errors, model.aliases, files)
+        return OwnOutput(model).manifest(files)
     schemes = {name: weight.scheme.to_json() for name, weight in model.weights.items()}
     return Receipt(to, model.request, {n: {"error": lost[n], "scheme": schemes.get(n)} for n in sorted(lost)}, files)
 
 
-class _OwnOutput(Output):
+class OwnOutput(Output):
     """A model in woqfx's own format: every grid fits."""
 
     def __init__(self, model: StoredModel) -> None:
@@ -155,6 +154,7 @@ class _OwnOutput(Output):
 
     @cached_property
     def items(self) -> Mapping[str, Mapping[str, tuple[torch.dtype, tuple[int, ...]]]]:
+        """See `Output.items`."""
         model = self._model
         made: dict[str, Mapping[str, tuple[torch.dtype, tuple[int, ...]]]] = {}
         for name in sorted((*model.weights, *model.kept), key=natural):
@@ -173,9 +173,17 @@ class _OwnOutput(Output):
         return made
 
     def parts(self, item: str) -> Mapping[str, Tensor]:
+        """See `Output.parts`."""
         if item not in self._model.weights:
             return {item: self._model.read_kept(item)}
         return {f"{item}.{suffix}": part for suffix, part in self._model.read_weight(item).tensors().items()}
 
+    def manifest(self, files: Mapping[str, FileFacts]) -> Manifest:
+        """What completes the folder that holds `files`."""
+        model = self._model
+        errors = {name: model.errors.get(name) for name in model.weights}
+        return Manifest(model.request, model.weights, errors, model.aliases, files)
+
     def small_files(self) -> Mapping[str, bytes]:
+        """See `Output.small_files`."""
         return small_files(self._model.config, self._model.request, self._model.sidecars())

@@ -80,7 +80,8 @@ class Best(Algorithm):
         rates = Rates(rate, rate * _SCALES, rate * _VECTORS)
         learning = Learning(block, quantized, OutputError(block), rates, self.options.seed)
         before = learning.error(every)
-        learning.run(every, self.options.iterations, self.options.calls)
+        for _ in learning.steps(every, self.options.iterations, self.options.calls):
+            pass
         after = learning.error(every)
         block.note(learning={"before": before, "after": after, "kept": after < before})
         return learning.results() if after < before else {}

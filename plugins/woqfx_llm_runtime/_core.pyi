@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import TypeAlias
 
+import numpy as np
 from torch import Tensor
 
 from woqfx.errors import WoqfxError
+
+#: On the CPU, its rows one after the other.
+Array: TypeAlias = Tensor | np.ndarray
 
 class Error(WoqfxError):
     """What was asked for is impossible, or a model does not fit together."""
@@ -210,7 +215,7 @@ class Engine:
     def length(self, slot: int) -> int:
         """How many tokens a slot holds: the position of the next."""
 
-    def encode(self, slots: Sequence[int], counts: Sequence[int], tokens: Tensor) -> None:
+    def encode(self, slots: Sequence[int], counts: Sequence[int], tokens: Array) -> None:
         """Give sources to new slots of a model with an encoder: `counts[i]` of `tokens` int64 [sum(counts)] each.
 
         What cross attention looks at is computed here, once; copies of a slot share it. Sources are computed whole, as
@@ -222,7 +227,7 @@ class Engine:
         """How many tokens a slot's source has; 0 if there is none."""
 
     def forward(
-        self, slots: Sequence[int], counts: Sequence[int], wanted: Sequence[int], tokens: Tensor, logits: Tensor
+        self, slots: Sequence[int], counts: Sequence[int], wanted: Sequence[int], tokens: Array, logits: Array
     ) -> None:
         """One step: the next `counts[i]` tokens of the sequence in `slots[i]`, which are appended to it.
 
@@ -232,6 +237,9 @@ class Engine:
         sequence longer than `context`, a slot that does not exist; `OutOfMemory`; `Cancelled`. After an error all
         slots are as they were.
         """
+
+    def likeliest(self, logits: Array) -> list[int]:
+        """The largest of each row of `logits` float32 [n, vocab_size]: the first of equals, and a NaN before any."""
 
     def cancel(self) -> None:
         """End the step that is running, if any, with `Cancelled`. From any thread."""

@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from woqfx_llm_runtime._core import Engine
+    from woqfx_llm_runtime.requests.request import Ends
     from woqfx_llm_runtime.requests.scheduler import Scheduler
 
 #: Its methods ask for a protocol of private attributes as `self`.
 _loops: Any = GenerationMixin
-
-_MOST_STOP_TOKENS = 64
 
 
 class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
@@ -211,14 +210,17 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         if lookup is not None:
             longest = config.max_matching_ngram_size or 2
             guess = lambda tokens: look_up(tokens, count=lookup, longest=longest)  # noqa: E731 - a value, like the rest
+        plain = not config.do_sample and not logits_processor
+        stops, ends = _endings(stopping_criteria)
         return Request(
             input_ids,
             padding.tolist(),
-            sources=sources,
+            sources=None if sources is None else [source.numpy() for source in sources],
             most=config.max_length,
             pad=0 if config._pad_token_tensor is None else int(config._pad_token_tensor),
-            choose=Choose(logits_processor, sample=config.do_sample, generator=generator),
-            ends=_ends(stopping_criteria),
+            choose=None if plain else Choose(logits_processor, sample=config.do_sample, generator=generator),
+            stops=stops,
+            ends=ends,
             draft=guess,
         )
 
@@ -303,16 +305,16 @@ def own_mask(given: Tensor | None, input_ids: Tensor, cache: RuntimeCache) -> Te
 
 def check_tokens(input_ids: Tensor, vocab_size: int) -> None:
     """Raise `RequestError` for a token that is none of the vocabulary's."""
+    if input_ids.is_floating_point():
+        raise RequestError(f"input_ids are {input_ids.dtype}: tokens are whole numbers; pass what the tokenizer gives")
     if input_ids.numel() and (int(input_ids.min()) < 0 or int(input_ids.max()) >= vocab_size):
         odd = input_ids[(input_ids < 0) | (input_ids >= vocab_size)][0]
         raise RequestError(f"token {int(odd)} is not in the vocabulary of {vocab_size}: is the tokenizer the model's?")
 
 
-def _ends(criteria: Any) -> Callable[[Tensor], Tensor]:
-    """All stopping criteria but the length, which the request itself keeps to."""
-    others = [one for one in criteria if not isinstance(one, MaxLengthCriteria)]
-    if all(isinstance(one, EosTokenCriteria) for one in others):
-        stops = torch.cat([one.eos_token_id.flatten() for one in others]) if others else torch.empty(0)
-        if len(stops) <= _MOST_STOP_TOKENS:
-            return lambda tokens: (tokens[:, -1:] == stops).any(1)
-    return lambda tokens: torch.stack([one(tokens, None) for one in others]).any(0)
+def _endings(criteria: Any) -> tuple[frozenset[int], Ends | None]:
+    """Stopping criteria as tokens that end a row, and all others but the length, which the request itself keeps to."""
+    tokens = [one.eos_token_id.flatten().tolist() for one in criteria if isinstance(one, EosTokenCriteria)]
+    others = [one for one in criteria if not isinstance(one, (EosTokenCriteria, MaxLengthCriteria))]
+    ends = (lambda sofar: torch.stack([one(sofar, None) for one in others]).any(0)) if others else None
+    return frozenset(int(token) for some in tokens for token in some), ends

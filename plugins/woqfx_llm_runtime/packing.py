@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from woqfx import QTensor, Scheme, quantize_nearest, registry
-from woqfx_native.packed import pack
+from woqfx_native.packed import pack_joined
 
 #: How a head that the checkpoint keeps is held in 8 bits.
 _HEAD_GROUP = 32
@@ -39,19 +39,8 @@ def packed_side_by_side(matrices: Sequence[QTensor]) -> list[Tensor]:
             runs[-1].append(matrix)
         else:
             runs.append([matrix])
-    return [pack(run[0] if len(run) == 1 else _joined(run)) for run in runs]
+    return [pack_joined(run) for run in runs]
 
 
 def _same_order(a: QTensor, b: QTensor) -> bool:
     return a.order is None or b.order is None or torch.equal(a.order, b.order)
-
-
-def _joined(matrices: Sequence[QTensor]) -> QTensor:
-    plain = [matrix.rows(slice(None)) for matrix in matrices]  # blocks of double-quantized scales cross rows
-    first, tensors = plain[0], [matrix.tensors() for matrix in plain]
-    parts = {
-        suffix: part if suffix == "order" else torch.cat([own[suffix] for own in tensors])
-        for suffix, part in tensors[0].items()
-    }
-    shape = (sum(matrix.shape[0] for matrix in plain), first.shape[1])
-    return QTensor.of_parts(first.dtype, first.scheme, shape, parts)

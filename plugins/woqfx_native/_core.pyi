@@ -1,5 +1,6 @@
 """The extension that CMake builds from `csrc/`: csrc/module.cpp, over csrc/api.h."""
 
+from collections.abc import Sequence
 from enum import Enum
 
 import numpy as np
@@ -51,19 +52,16 @@ def weight_memory(size: int) -> object:
     """So many bytes without a value, for `torch.from_dlpack`: in huge pages where there are any."""
 
 def pack(
-    codes: Tensor,
-    scales: Tensor,
+    parts: Sequence[tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
     k: int,
     group: int,
     bits: int,
-    zeros: Tensor | None,
-    offsets: Tensor | None,
     levels: Tensor | None,
     order: Tensor | None,
     threads: int,
 ) -> PackedWeight:
-    """Codes uint8 [N, ceil(k * bits / 8)], scales [N, G] and offsets of their type, zeros uint8 [N, G], levels float32,
-    order int32 [k]."""
+    """A weight of the rows of all parts: codes uint8 [N, ceil(k * bits / 8)], scales [N, G], zeros uint8 [N, G]
+    and offsets [N, G] of the scales' type; levels float32, order int32 [k]."""
 
 def unpack(
     weight: PackedWeight,

@@ -6,6 +6,8 @@ The layout is the same on every CPU and for every compute dtype. It lives in mem
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
@@ -18,28 +20,38 @@ from woqfx_native.ops import threads
 def pack(q: QTensor) -> Tensor:
     """The bytes of a weight that the kernels can hold (`support.obstacle`)."""
     if len(q.shape) == 2:
-        return _pack(q)
-    first = _pack(q[0])
+        return pack_joined([q])
+    first = pack_joined([q[0]])
     stack = first.new_empty((q.shape[0], len(first)))
     stack[0] = first
     for index in range(1, len(stack)):
-        stack[index] = _pack(q[index])
+        stack[index] = pack_joined([q[index]])
     return stack
 
 
-def _pack(q: QTensor) -> Tensor:
-    scales, offsets = q.scales, q.offsets
-    if not isinstance(scales, Tensor):
-        scales, offsets = scales.expand(), None if offsets is None else offsets.float()  # both of one type
-    k, width = q.in_features, q.scheme.group_width(q.in_features)
-    zeros, offsets, levels, order = (
-        None if part is None else part.contiguous() for part in (q.zeros, offsets, q.dtype.levels, q.order)
-    )
+def pack_joined(weights: Sequence[QTensor]) -> Tensor:
+    """The bytes of weights [N, K] of one dtype, scheme and order of inputs as one: their rows, one after the other."""
+    first = weights[0]
+    k, levels, order = first.in_features, first.dtype.levels, first.order
     made = _core.pack(
-        q.codes.contiguous(), scales.contiguous(), k, width, q.dtype.bits, zeros, offsets, levels, order, threads()
+        [_rows(q) for q in weights],
+        k,
+        first.scheme.group_width(k),
+        first.dtype.bits,
+        None if levels is None else levels.contiguous(),
+        None if order is None else order.contiguous(),
+        threads(),
     )
     packed: Tensor = from_dlpack(made.bytes())
     return packed
+
+
+def _rows(q: QTensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    scales, offsets = q.scales, q.offsets
+    if not isinstance(scales, Tensor):
+        scales, offsets = scales.expand(), None if offsets is None else offsets.float()  # both of one type
+    zeros, offsets = (None if part is None else part.contiguous() for part in (q.zeros, offsets))
+    return q.codes.contiguous(), scales.contiguous(), zeros, offsets
 
 
 def unpack(

@@ -77,6 +77,7 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(tmp_path):
         os.execv(sys.executable, [sys.executable, "-c", command, *arguments])
     try:
         shown = Shown(terminal)
+        shown.until("loading the model")
         shown.until("> ")
         os.write(terminal, b"Hi\n")
         shown.until("Hi\r\n", more=40)

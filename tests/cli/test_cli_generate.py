@@ -24,6 +24,7 @@ def test_prompt_and_continuation(run, checkpoint):
     result = run("generate", checkpoint, "-p", PROMPT, "--max-new-tokens", 8)
     assert result.stdout == PROMPT + continued(checkpoint) + "\n"
     assert "8 tokens in" in result.stderr
+    assert result.stderr.endswith("; more by --max-new-tokens\n")
 
 
 @pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
@@ -73,6 +74,16 @@ def test_chat_without_a_template_is_an_error(run, model_folder, tmp_path):
     result = run("generate", out, "--chat", "-p", "Hello")
     assert result.exit_code == 1
     assert "has no chat template" in result.stderr
+
+
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_an_error_of_the_engine_is_on_a_line_of_its_own(run, checkpoint, stream):
+    pytest.importorskip("woqfx_llm_runtime._core", reason="woqfx was installed without its native engine")
+    flags = ["--backend", "llm_runtime", "--backend-option", "max_memory=10", stream]
+    result = run("generate", checkpoint, "-p", PROMPT, *flags)
+    assert result.exit_code == 1
+    assert result.stdout == (f"{PROMPT}\n" if stream == "--stream" else "")
+    assert result.stderr.startswith("error: keys and values")
 
 
 def test_without_a_tokenizer_it_says_what_is_missing(run, model_folder, tmp_path):

@@ -23,6 +23,7 @@ class Options:
 class OtherOptions:
     strength: float = woqfx.option(0.25, "How hard it tries.")
     rounds: bool = woqfx.option(False, "Of another type than the other's.")
+    careful: bool = woqfx.option(True, "Whether it asks first.")
 
 
 class First(woqfx.Algorithm):
@@ -81,7 +82,7 @@ class TestFlags:
     def test_an_option_of_another_algorithm_is_refused(self, run, model_folder):
         result = run("plan", model_folder, "--algorithm", "second", "--label", "b")
         assert result.exit_code == 2
-        assert "second has no option 'label'; its options: rounds, strength" in result.stderr
+        assert "second has no option 'label'; its options: careful, rounds, strength" in result.stderr
 
     def test_a_value_of_the_wrong_type_is_a_usage_error(self, run, model_folder):
         assert run("plan", model_folder, "--algorithm", "first", "--rounds", "few").exit_code == 2
@@ -89,7 +90,10 @@ class TestFlags:
     def test_help_says_default_and_owner(self, run):
         text = " ".join(run("quantize", "--help").stdout.split())
         assert "and second: --strength X How hard it tries. [default: 0.5 for first, 0.25 for second]" in text
-        assert "--careful / --no-careful Whether it looks twice. [default: careful]" in text
+        assert (
+            "--careful / --no-careful Of first: Whether it looks twice. Of second: Whether it asks first. "
+            "[default: careful]"
+        ) in text
         assert "second Does another thing." in text
         assert "first Does one thing." in text
 

@@ -71,3 +71,9 @@ def test_facts_are_not_wrapped():
     out = Console(file=io.StringIO(), width=20, markup=False)
     text.facts(out, {"a": "x" * 50, "long": "first\nsecond [y]"})
     assert out.file.getvalue() == f"a     {'x' * 50}\nlong  first\n      second [y]\n"
+
+
+def test_nothing_is_said_while_one_waits_off_a_terminal(capsys):
+    with text.waiting("loading"), text.bar("measuring") as advance:
+        advance(1, 2)
+    assert capsys.readouterr() == ("", "")

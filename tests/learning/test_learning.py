@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 from tiny_blocks import tiny_blocks
 
 from woqfx import Block, Learning, QTensor, Rates, Scheme, quantize_nearest
+from woqfx.learning.optimizer import Adam, Momentum
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,10 @@ def squares(block: Block):
     return loss
 
 
+def take(learning: Learning, calls: Sequence[int], count: int, batch: int) -> list[int]:
+    return list(learning.steps(calls, count, batch))
+
+
 @pytest.mark.parametrize(
     ("rates", "moves"),
     [
@@ -46,7 +51,7 @@ def test_what_has_rate_0_stays(block, rates, moves):
     quantized = to_nearest(block)
     learning = Learning(block, quantized, squares(block), rates)
     before = learning.error(range(4))
-    learning.run(range(4), steps=12, batch=2)
+    take(learning, range(4), 12, 2)
     assert learning.error(range(4)) < before
     results = {**quantized, **learning.results()}
     assert moves == {
@@ -64,7 +69,7 @@ def test_what_has_rate_0_stays(block, rates, moves):
 def test_the_error_is_that_of_what_is_stored(block, changes):
     """Scales are rounded to their storage type, or compressed, before the error is measured."""
     learning = Learning(block, to_nearest(block, **changes), squares(block), Rates(0.02, 0.01, 0.01))
-    learning.run(range(4), steps=3, batch=1)
+    take(learning, range(4), 3, 1)
     stored = {n: x.dequantize() if isinstance(x, QTensor) else x for n, x in learning.results().items()}
     own = [float(squares(block)(number, stored)) for number in range(4)]
     assert learning.error(range(4)) == pytest.approx(sum(own) / 4, rel=1e-6)
@@ -77,12 +82,38 @@ def test_only_the_calls_that_are_given_are_looked_at(block):
         seen.add(number)
         return squares(block)(number, parameters)
 
-    Learning(block, to_nearest(block), loss, Rates(0.02, 0.01, 0.01)).run([1, 3], steps=5, batch=1)
+    take(Learning(block, to_nearest(block), loss, Rates(0.02, 0.01, 0.01)), [1, 3], 5, 1)
     assert seen == {1, 3}
 
 
-def test_each_step_is_reported(block):
-    told: list[int] = []
+def test_steps_are_counted(block):
     learning = Learning(block, to_nearest(block), squares(block), Rates(0.0, 0.01, 0.0))
-    learning.run([0], steps=3, batch=1, report=told.append)
-    assert told == [1, 2, 3]
+    assert take(learning, [0], 3, 1) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("optimizer", [Adam, Momentum])
+@pytest.mark.parametrize("codes", [0.0, 0.02], ids=["scales", "codes"])
+def test_a_run_that_goes_on_ends_as_a_straight_one(block, optimizer, codes):
+    def begin() -> Learning:
+        rates = Rates(codes, 0.01, 0.01)
+        return Learning(block, to_nearest(block), squares(block), rates, seed=3, optimizer=optimizer)
+
+    straight, stopped, resumed = begin(), begin(), begin()
+    take(straight, range(4), 7, 2)
+    for done in stopped.steps(range(4), 7, 2):
+        if done == 3:
+            break
+    resumed.restore({name: tensor.clone() for name, tensor in stopped.state().items()})
+    assert list(resumed.steps(range(4), 7, 2, done=3)) == [4, 5, 6, 7]
+    assert resumed.error(range(4)) == straight.error(range(4))
+    for name, one in straight.results().items():
+        other = resumed.results()[name]
+        parts = {"": one} if isinstance(one, torch.Tensor) else one.tensors()
+        others = {"": other} if isinstance(other, torch.Tensor) else other.tensors()
+        assert all(torch.equal(part, others[key]) for key, part in parts.items()), name
+
+
+def test_scales_that_are_quantized_themselves_stay_if_codes_do(block):
+    quantized = to_nearest(block, double_quant=True)
+    learning = Learning(block, quantized, squares(block), Rates(0.0, 0.01, 0.01))
+    assert not learning.results().keys() & quantized.keys()

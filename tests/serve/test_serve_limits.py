@@ -39,36 +39,43 @@ def test_health_needs_nothing(address):
 
 
 @pytest.mark.parametrize(
-    ("path", "change", "message"),
+    ("path", "change", "param", "message"),
     [
-        ("completions", {"max_tokns": 3}, "max_tokns"),
-        ("completions", {"prompt": []}, "empty"),
-        ("completions", {"prompt": [999999]}, "token 999999, and the model knows 259"),
-        ("completions", {"prompt": "x" * 5000}, "shorten the prompt"),
-        ("completions", {"temperature": -1}, "temperature"),
-        ("completions", {"max_tokens": 0}, "without echo there is nothing"),
-        ("completions", {"stop": [""]}, "stop"),
-        ("completions", {"n": 1000}, "1000 answers"),
-        ("completions", {"stream": True, "echo": True, "logprobs": 1}, "come all at once"),
-        ("chat/completions", {"messages": []}, "messages"),
-        ("chat/completions", {"messages": [{"role": "poet", "content": "x"}]}, "messages.0.role"),
+        ("completions", {"max_tokns": 3}, "max_tokns", "max_tokns"),
+        ("completions", {"prompt": []}, "prompt", "prompt: it is empty"),
+        ("completions", {"prompt": [999999]}, None, "token 999999, and the model knows 259"),
+        ("completions", {"prompt": "x" * 5000}, None, "shorten the prompt"),
+        ("completions", {"temperature": -1}, "temperature", "temperature"),
+        ("completions", {"max_tokens": 0}, "max_tokens", "max_tokens: it is 0, and without echo there is nothing"),
+        ("completions", {"stop": [""]}, None, "stop"),
+        ("completions", {"n": 1000}, "n", "1000 answers"),
+        ("completions", {"stream": True, "echo": True, "logprobs": 1}, "stream", "come all at once"),
+        (
+            "completions",
+            {"logit_bias": {"1": 2}},
+            "logit_bias",
+            "logit_bias: {'1': 2} is nothing that this server does",
+        ),
+        ("chat/completions", {"messages": []}, "messages", "messages"),
+        ("chat/completions", {"messages": [{"role": "poet", "content": "x"}]}, "messages.0.role", "messages.0.role"),
         (
             "chat/completions",
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content.str",
             "messages.0.content",
         ),
-        ("chat/completions", {"top_logprobs": 2}, "needs logprobs"),
-        ("chat/completions", {"tool_choice": "required"}, "tool_choice needs tools"),
-        ("chat/completions", {"tools": [{"type": "function", "function": {"name": "a b"}}]}, "a tool must be"),
-        ("chat/completions", {"response_format": {"type": "xml"}}, "response_format must be"),
+        ("chat/completions", {"top_logprobs": 2}, "top_logprobs", "it needs logprobs"),
+        ("chat/completions", {"tool_choice": "required"}, "tool_choice", "it needs tools"),
+        ("chat/completions", {"tools": [{"type": "function", "function": {"name": "a b"}}]}, None, "a tool must be"),
+        ("chat/completions", {"response_format": {"type": "xml"}}, None, "response_format must be"),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_is_wrong_is_named(address, path, change, message):
+def test_what_is_wrong_is_named(address, path, change, param, message):
     base = COMPLETION if path == "completions" else CHAT
     error = refused(address, path, base | change, 400)
     assert message in error["message"]
-    assert error["type"] == "invalid_request_error"
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -101,7 +108,9 @@ def test_another_model_is_not_here(address):
 def test_no_json_and_no_route(address):
     answer = httpx.post(f"{address}/v1/completions", content=b"{", headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
-    assert answer.json()["error"]["type"] == "invalid_request_error"
+    error = answer.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", None)
+    assert "the body is no JSON" in error["message"]
     assert httpx.get(f"{address}/v1/nothing").status_code == 404
 
 

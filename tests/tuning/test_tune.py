@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tiny_models import tiny_model
 import woqfx
 from woqfx import CalibrationRequest, TuningOptions, WoqfxError
 from woqfx.disk.checkpoint import Checkpoint
-from woqfx.errors import CalibrationError, OutputError, PlanError
+from woqfx.errors import CalibrationError, CalibrationWarning, OutputError, PlanError
 from woqfx.evaluate import compare
 from woqfx.original import load_original
 from woqfx.tuning.tune import tuning_memory
@@ -60,7 +61,7 @@ def test_predictions_come_nearer_on_other_text(llama, tmp_path):
     assert after < 0.97 * before
 
 
-def test_only_vectors_change(llama, tmp_path):
+def test_scales_and_vectors_change_and_nothing_else(llama, tmp_path):
     checkpoint, original = llama
     found = woqfx.tune(checkpoint, original, tmp_path / "tuned", data=data(), options=QUICK)
     before, after = Checkpoint(checkpoint), Checkpoint(tmp_path / "tuned")
@@ -69,7 +70,10 @@ def test_only_vectors_change(llama, tmp_path):
     assert after.errors == before.errors
     for name in before.weights:
         tensors = before.read_weight(name).tensors()
-        assert all(torch.equal(part, tensors[key]) for key, part in after.read_weight(name).tensors().items())
+        changed = {
+            key for key, part in after.read_weight(name).tensors().items() if not torch.equal(part, tensors[key])
+        }
+        assert changed == {"scales"}
     for name, info in before.kept.items():
         assert torch.equal(after.read_kept(name), before.read_kept(name)) == (len(info.shape) > 1)
     told = after.request["tuned"]
@@ -80,6 +84,15 @@ def test_only_vectors_change(llama, tmp_path):
         "products": "fp32",
     }
     assert {**after.request, "tuned": None} == {**before.request, "tuned": None}
+
+
+def test_scales_that_are_quantized_themselves_stay(llama, tmp_path):
+    checkpoint = quantized(tmp_path / "quantized", llama[1], dtype="nf4", double_quant=True)
+    assert woqfx.tune(checkpoint, llama[1], tmp_path / "tuned", data=data(), options=QUICK).better
+    before, after = Checkpoint(checkpoint), Checkpoint(tmp_path / "tuned")
+    for name in before.weights:
+        tensors = before.read_weight(name).tensors()
+        assert all(torch.equal(part, tensors[key]) for key, part in after.read_weight(name).tensors().items())
 
 
 @pytest.mark.parametrize(
@@ -122,16 +135,17 @@ def test_what_is_no_better_is_not_written(llama, tmp_path):
     assert not (tmp_path / "tuned").exists()
 
 
+def digests(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
 def test_the_number_of_threads_changes_nothing(llama, tmp_path):
-    digests = []
     before = torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        out = tmp_path / f"tuned-{threads}"
-        assert woqfx.tune(llama[0], llama[1], out, data=data(), options=QUICK).better
-        digests.append({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in out.iterdir()})
+        assert woqfx.tune(llama[0], llama[1], tmp_path / f"tuned-{threads}", data=data(), options=QUICK).better
     torch.set_num_threads(before)
-    assert digests[0] == digests[1]
+    assert digests(tmp_path / "tuned-1") == digests(tmp_path / "tuned-2")
 
 
 def test_another_model_is_refused_before_anything_is_computed(llama, tmp_path):
@@ -141,6 +155,22 @@ def test_another_model_is_refused_before_anything_is_computed(llama, tmp_path):
     stranger = folder_of(tmp_path / "stranger", "gpt2")
     with pytest.raises(PlanError, match=r"is not in .*stranger: give the model that .*quantized was made from"):
         woqfx.tune(llama[0], stranger, tmp_path / "tuned", data=data())
+
+
+def test_data_by_which_it_was_quantized_are_told_of_first(llama, tmp_path, monkeypatch):
+    def work(*_, **__):
+        raise CalibrationError("it began")
+
+    seen = data(8)
+    checkpoint = quantized(
+        tmp_path / "seen", llama[1], algorithm="awq", calibration=seen.data, samples=8, seq_len=24, dtype="nf4"
+    )
+    monkeypatch.setattr("woqfx.tuning.tune.learn", work)
+    with (
+        pytest.warns(CalibrationWarning, match=r"quantized by these very sequences.*--calibration-seed 1"),
+        pytest.raises(CalibrationError, match="it began"),
+    ):
+        woqfx.tune(checkpoint, llama[1], tmp_path / "tuned", data=seen)
 
 
 def test_too_little_data(llama, tmp_path):
@@ -171,5 +201,7 @@ def test_options_that_cannot_be_meant(changes, said):
 
 
 def test_memory_from_sizes(llama):
-    """Both models in float32."""
-    assert tuning_memory(llama[0]) == 2 * 4 * sum(one.numel() for one in load_original(llama[1]).parameters())
+    """Both models in float32, and gradients of quantized weights."""
+    every = sum(one.numel() for one in load_original(llama[1]).parameters())
+    quantized = sum(math.prod(weight.shape) for weight in Checkpoint(llama[0]).weights.values())
+    assert tuning_memory(llama[0]) == 4 * (2 * every + quantized)

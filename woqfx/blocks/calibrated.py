@@ -32,7 +32,7 @@ from woqfx.calibration import Calibration
 from woqfx.disk.manifest import natural
 from woqfx.done import Done
 from woqfx.memory import peak_memory
-from woqfx.planning import Plan
+from woqfx.planned import Plan
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.quality import relative_error

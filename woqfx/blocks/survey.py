@@ -21,7 +21,7 @@ from woqfx.blocks.conductor import as_float, hollow_copy, model_inputs
 from woqfx.blocks.feeds import find_feeds
 from woqfx.blocks.finding import BlockInfo
 from woqfx.errors import SourceError
-from woqfx.planning import Plan
+from woqfx.planned import Plan
 from woqfx.plugins import registry
 from woqfx.skeleton import named_state
 from woqfx.source import Source

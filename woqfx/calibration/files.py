@@ -26,7 +26,10 @@ def read_records(path: Path, column: str | None) -> Iterator[Any]:
     if reader is None:
         raise CalibrationError(f"{path} is not a file of calibration data that woqfx reads: {', '.join(READERS)}")
     if not path.is_file():
-        raise CalibrationError(f"there is no file {path}" if not path.exists() else f"{path} is not a regular file")
+        found = f"{path} is not a regular file" if path.exists() else f"there is no file {path}"
+        raise CalibrationError(
+            f"{found}: check the path, or give the name of a set, such as python-docs, which needs no file"
+        )
     try:
         yield from reader(path, column)
     except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from woqfx.cli import text
-from woqfx.cli.models import load_quantized, load_tokenizer
+from woqfx.cli.models import load_generator
 from woqfx.cli.running import RunCommand, Running
 from woqfx.errors import SettingsError, SourceError
 
@@ -52,10 +52,10 @@ def command(
     folder: str, system: str | None, max_new_tokens: int, temperature: float, seed: int | None, backend: Running
 ) -> None:
     """Talk to the quantized model in FOLDER, in its own chat template; it remembers what was said."""
-    from woqfx.generating import Settings, TextGenerator
+    generator = load_generator(folder, backend)
+    from woqfx.generating import Settings
 
     settings = Settings(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    generator = TextGenerator(load_quantized(folder, backend), load_tokenizer(folder))
     if not generator.tokenizer.chat_template:
         raise SourceError(
             f"{folder} has no chat template: use woqfx generate, or add chat_template.jinja to the folder"

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +10,13 @@ import click
 from click.core import ParameterSource
 
 from woqfx.cli import text
-from woqfx.cli.models import load_any, load_tokenizer
+from woqfx.cli.models import LOADING, load_any, load_tokenizer
 from woqfx.cli.running import RunCommand, Running
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from woqfx.evaluate import Comparison, Perplexity, Report
+    from woqfx.evaluate import Comparison, Perplexity
 
 _CHARACTERS = 32  # read per token wanted; tokens are shorter in every common script
 
@@ -106,17 +103,23 @@ def command(
         asked |= {name: task_options[name] for name in ("shots", "limit", "batch")}
         evaluate_tasks(model, against, backend, asked, task_options["task_folder"], as_json)
         return
-    from woqfx.evaluate import compare, perplexity
+    with text.waiting(LOADING):
+        from woqfx.evaluate import compare, perplexity
 
-    words, label = _text(file, tokens)
-    ids = _tokenized(model, words)[:tokens]
-    run = load_any(model, backend)
+        words, label = _text(file, tokens)
+        ids = _tokenized(model, words)[:tokens]
+        run = load_any(model, backend)
+        original = None if against is None else load_any(against, backend)
     result: Comparison | Perplexity
-    with _bar(len(ids)) as report:
-        if against is None:
+    with text.bar("predicting") as bar:
+
+        def report(done: int) -> None:
+            bar(done, len(ids))
+
+        if original is None:
             result = perplexity(run, ids, context, report=report)
         else:
-            result = compare(run, load_any(against, backend), ids, context, report=report)
+            result = compare(run, original, ids, context, report=report)
     what = {"model": model, "against": against, "text": label, "tokens": len(ids), "context": context}
     if as_json:
         click.echo(json.dumps(what | _numbers(result), indent=1))
@@ -153,20 +156,6 @@ def _text(file: Path | None, tokens: int) -> tuple[str, str]:
 def _tokenized(model: str, words: str) -> Tensor:
     ids: Tensor = load_tokenizer(model)(words, return_tensors="pt", verbose=False).input_ids[0]
     return ids
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Report | None]:
-    """A bar on standard error if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("predicting", total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def _numbers(result: Comparison | Perplexity) -> dict[str, Any]:

@@ -10,7 +10,15 @@ from typing import IO, Any
 
 import click
 
-from woqfx.errors import CalibrationError, CheckpointWarning, PlanError, SchemeError, UnknownNameError, WoqfxError
+from woqfx.errors import (
+    CalibrationError,
+    CalibrationWarning,
+    CheckpointWarning,
+    PlanError,
+    SchemeError,
+    UnknownNameError,
+    WoqfxError,
+)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _REFUSALS = (CalibrationError, PlanError, SchemeError, UnknownNameError)
@@ -62,7 +70,7 @@ def _show_warning(
 ) -> None:
     from woqfx.plugin_loading import PluginWarning
 
-    if issubclass(category, PluginWarning | CheckpointWarning):
+    if issubclass(category, PluginWarning | CalibrationWarning | CheckpointWarning):
         warn(str(message))
     else:
         click.echo(warnings.formatwarning(message, category, filename, lineno, line), file=file, err=True, nl=False)

@@ -8,7 +8,7 @@ import time
 import click
 
 from woqfx.cli import text
-from woqfx.cli.models import load_quantized, load_tokenizer
+from woqfx.cli.models import load_generator
 from woqfx.cli.running import RunCommand, Running
 from woqfx.errors import SourceError
 
@@ -37,7 +37,7 @@ Examples:
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),
     metavar="X",
-    help="Draw tokens by their probability: below 1 bolder in the likely ones, above 1 wilder.",
+    help="Draw tokens by their probability: below 1 nearer to the likeliest, above 1 wilder.",
 )
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="With --temperature: same seed, same text.")
@@ -63,30 +63,34 @@ def command(
     if greedy and temperature is not None:
         raise click.UsageError("--greedy and --temperature exclude each other")
     prompt = _read(prompt)
-    from woqfx.generating import Settings, TextGenerator
+    generator = load_generator(folder, backend)
+    from woqfx.generating import Settings
 
-    generator = TextGenerator(load_quantized(folder, backend), load_tokenizer(folder))
     if chat and not generator.tokenizer.chat_template:
         raise SourceError(f"{folder} has no chat template: leave out --chat, or add chat_template.jinja to the folder")
     asked = generator.chat_prompt([{"role": "user", "content": prompt}]) if chat else generator.text_prompt(prompt)
     settings = Settings(max_new_tokens=max_new_tokens, temperature=temperature or 0.0, seed=seed, stop=stop)
     request = generator.request(asked, settings)  # what is wrong with it is told before anything is shown
-    if not chat and not quiet:
-        click.secho(prompt, nl=False, bold=sys.stdout.isatty())
+    shown = "" if chat or quiet else prompt
     start = time.monotonic()
     if sys.stdout.isatty() if stream is None else stream:
-        with generator.stream(asked, settings) as pieces:
-            for piece in pieces:
-                click.echo(piece.text, nl=False)
+        click.secho(shown, nl=False, bold=sys.stdout.isatty())
+        try:
+            with generator.stream(asked, settings) as pieces:
+                for piece in pieces:
+                    click.echo(piece.text, nl=False)
+        finally:
+            click.echo()
         answer = pieces.answer
-        click.echo()
     else:
         generator.run([request])
         answer = request.answer
+        click.secho(shown, nl=False, bold=sys.stdout.isatty())
         click.echo(answer.text)
     if not quiet:
         seconds, count = time.monotonic() - start, answer.new_tokens
-        click.echo(f"\n{count} tokens in {text.duration(seconds)}, {count / seconds:.1f} a second", err=True)
+        cut = "; more by --max-new-tokens" if count == max_new_tokens and answer.finish == "length" else ""
+        click.echo(f"\n{count} tokens in {text.duration(seconds)}, {count / seconds:.1f} a second{cut}", err=True)
 
 
 def _read(prompt: str | None) -> str:

@@ -6,11 +6,25 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from woqfx.cli import text
 from woqfx.cli.running import Running
 from woqfx.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from woqfx.generating import TextGenerator
+
+#: What is said while a model, torch and transformers are loaded.
+LOADING = "loading the model"
+
+
+def load_generator(folder: str, backend: Running, **settings: int) -> TextGenerator:
+    """A checkpoint and its tokenizer, ready for requests. `settings` are those of `TextGenerator`."""
+    with text.waiting(LOADING):
+        from woqfx.generating import TextGenerator
+
+        return TextGenerator(load_quantized(folder, backend), load_tokenizer(folder), **settings)
 
 
 def load_quantized(folder: str, backend: Running) -> nn.Module:

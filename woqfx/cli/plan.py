@@ -10,10 +10,10 @@ import click
 from woqfx.cli import text
 from woqfx.cli.failures import warn
 from woqfx.cli.folding import fold
-from woqfx.cli.request import RequestCommand, planned
+from woqfx.cli.request import READING, RequestCommand, planned
 
 if TYPE_CHECKING:
-    from woqfx.planning import LayerPlan, Plan
+    from woqfx.planned import LayerPlan, Plan
 
 
 @click.command(
@@ -38,7 +38,9 @@ def command(model: str, every: bool, as_json: bool, **request: Any) -> None:
     """
     from woqfx.source import open_source
 
-    plan = planned(open_source(model), request)
+    with text.waiting(READING):
+        source = open_source(model)
+    plan = planned(source, request)
     if as_json:
         click.echo(json.dumps(plan.to_json(), indent=1))
     else:

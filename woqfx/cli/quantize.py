@@ -13,10 +13,10 @@ from woqfx.cli import text
 from woqfx.cli.failures import INTERRUPTED, warn
 from woqfx.cli.plan import show
 from woqfx.cli.progressing import progress_options, shown
-from woqfx.cli.request import RequestCommand, planned
+from woqfx.cli.request import READING, RequestCommand, planned
 
 if TYPE_CHECKING:
-    from woqfx.planning import Plan
+    from woqfx.planned import Plan
     from woqfx.progress import Progress
 
 
@@ -53,7 +53,8 @@ def command(model: str, out: Path, overwrite: bool, progress: Progress, quiet: b
     from woqfx.engine import check_output
     from woqfx.source import open_source
 
-    source = open_source(model)
+    with text.waiting(READING):
+        source = open_source(model)
     check_output(source, out, overwrite=overwrite)
     mixed = request["target_bits"] is not None
     plan = planned(source, request, workers=torch.get_num_threads())
@@ -80,9 +81,10 @@ def command(model: str, out: Path, overwrite: bool, progress: Progress, quiet: b
 def _say_how_to_go_on(out: Path) -> None:
     from woqfx.inspection import unfinished
 
-    run = unfinished(out)
-    done = f": {run.tensors} tensors are safe in {out}" if run else ""
-    warn(f"interrupted{done}; the same command goes on from there")
+    if run := unfinished(out):
+        warn(f"interrupted: {run.tensors} tensors are safe in {out}; the same command goes on from there")
+    else:
+        warn("interrupted before anything was written")
 
 
 def _summarize(plan: Plan, out: Path, seconds: float) -> None:

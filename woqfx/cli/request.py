@@ -15,7 +15,7 @@ from woqfx.cli import calibration, named, text
 from woqfx.scheme import DEFAULT_DTYPE, SCALE_DTYPES
 
 if TYPE_CHECKING:
-    from woqfx.planning import Plan
+    from woqfx.planned import Plan
     from woqfx.source import Source
 
 Field: TypeAlias = "dataclasses.Field[Any]"
@@ -111,8 +111,9 @@ class _AlgorithmOption(click.Option):
     def __init__(self, flag: str, algorithm: str, field: Field) -> None:
         kind = type(field.default)
         self.key, self.kind, self.flag = field.name, kind, flag
-        self.text = field.metadata.get("help", "")
-        self.defaults = {algorithm: field.default}
+        self.defaults: dict[str, Any] = {}
+        self._meanings: dict[str, list[str]] = {}
+        self.add(algorithm, field)
         super().__init__(
             [f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}", f"option_{flag.replace('-', '_')}"],
             # No default here, so that only what was given reaches the algorithm.
@@ -121,12 +122,21 @@ class _AlgorithmOption(click.Option):
             metavar=None if kind is bool else {int: "N", float: "X"}.get(kind, "TEXT"),
         )
 
+    def add(self, algorithm: str, field: Field) -> None:
+        """Have it stand for the option of one more algorithm."""
+        self.defaults[algorithm] = field.default
+        self._meanings.setdefault(field.metadata.get("help", ""), []).append(algorithm)
+
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The help of the first, with every default."""
+        """What it means, to each algorithm if they differ, with every default."""
+        said = [
+            text if len(self._meanings) == 1 else f"Of {' and '.join(names)}: {text}"
+            for text, names in self._meanings.items()
+        ]
         defaults = {name: self._spelled(default) for name, default in self.defaults.items()}
         one = len(set(defaults.values())) == 1
         shown = next(iter(defaults.values())) if one else ", ".join(f"{d} for {name}" for name, d in defaults.items())
-        self.help = f"{self.text}  [default: {shown}]"
+        self.help = f"{' '.join(said)}  [default: {shown}]"
         return super().get_help_record(ctx)
 
     def _spelled(self, default: Any) -> str:
@@ -168,7 +178,7 @@ class RequestCommand(click.Command):
                 flag = field.name.replace("_", "-")
                 same = flags.get(flag)
                 if same is not None and same.kind is type(field.default):
-                    same.defaults[algorithm] = field.default
+                    same.add(algorithm, field)
                     continue
                 if same is not None or f"--{flag}" in taken:
                     flag = f"{algorithm}-{flag}".replace("_", "-")
@@ -199,9 +209,12 @@ def planned(source: Source, request: dict[str, Any], workers: int = 1) -> Plan:
     from woqfx.request import Request
 
     target_bits = request.pop("target_bits")
-    with text.bar("measuring the layers") as advance:
+    with text.bar("planning" if target_bits is None else "measuring the layers") as advance:
         return plan_within(source, Request.read(**request), target_bits, workers=workers, report=advance)
 
+
+#: What is said while a model's headers are read, which takes as long as importing transformers.
+READING = "reading the model's headers"
 
 _CHOICES = {
     "Names for --dtype": "dtype",

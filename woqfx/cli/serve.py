@@ -86,10 +86,9 @@ def command(
         from woqfx.serve import Limits, create_app
     except ImportError as error:
         raise WoqfxError(f"the server needs FastAPI and uvicorn ({error}): pip install 'woqfx[serve]'") from error
-    from woqfx.cli.models import load_quantized, load_tokenizer
-    from woqfx.generating import TextGenerator
+    from woqfx.cli.models import load_generator
 
-    generator = TextGenerator(load_quantized(folder, backend), load_tokenizer(folder), batch_size=batch)
+    generator = load_generator(folder, backend, batch_size=batch)
     limits = Limits(requests=max_requests, body=max_body, prompt_tokens=max_prompt, new_tokens=max_new)
     app = create_app(generator, name=name or Path(folder).resolve().name, limits=limits, api_key=api_key or None)
     uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=5, server_header=False)

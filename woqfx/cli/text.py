@@ -81,7 +81,10 @@ def facts(out: Console, lines: Mapping[str, str]) -> None:
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, if that is a terminal; gives what to call with how much is done, of how much."""
+    """A bar on standard error, if that is a terminal; gives what to call with how much is done, of how much.
+
+    Until it is called, the bar shows that something is going on.
+    """
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -89,8 +92,20 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, visible=False)
-        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """`what` on standard error, until it is done, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
 
 
 def notes(about: Mapping[str, str]) -> list[str]:

@@ -31,14 +31,14 @@ Examples:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--original", required=True, metavar="MODEL", help="A folder, a .gguf file, or a name on the Hub.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where to write it.")
-@click.option("--passes", type=float, default=1.0, show_default=True, metavar="X", help="Over the data.")
+@click.option("--passes", type=float, default=2.0, show_default=True, metavar="X", help="Over the data.")
 @click.option(
     "--rate",
     type=float,
-    default=0.001,
+    default=0.0001,
     show_default=True,
     metavar="X",
-    help="How far a number moves in a step at first, relative to its size.",
+    help="How far numbers move in a step at first, relative to their size.",
 )
 @click.option(
     "--products",
@@ -54,12 +54,14 @@ def command(model: Path, original: str, out: Path, overwrite: bool, quiet: bool,
     """Tune MODEL, a quantized checkpoint in any format that is read here, against the model that it was made from.
 
     Quantizing looks at a block at a time. This looks at what the whole model predicts, and lessens its KL divergence
-    from the original by gradients of norms' weights and biases, on calibration data. All quantized weights stay.
-    It is judged on an eighth of the data, which is not learned from, and written if it is better.
+    from the original by gradients of groups' scales and of norms' weights and biases, on calibration data. Codes stay,
+    and so does the size. It is judged on an eighth of the data, which is not learned from, and written if it is better.
 
-    Both models are in memory, in float32: how much that takes is said first.
+    Both models are in memory, in float32: how much that takes is said first. The same command goes on where one was
+    stopped.
     """
-    from woqfx.tuning.tune import TuningOptions, tune, tuning_memory
+    from woqfx.tuning.options import TuningOptions
+    from woqfx.tuning.tune import tune, tuning_memory
 
     data = calibration.gather(given)
     options = TuningOptions(**given)
@@ -72,7 +74,7 @@ def command(model: Path, original: str, out: Path, overwrite: bool, quiet: bool,
                 model, original, out, data=data, options=options, overwrite=overwrite, report=None if quiet else bar
             )
     except KeyboardInterrupt:
-        warn("interrupted: nothing was written")
+        warn(f"interrupted: what is done is safe in {out}; the same command goes on from there")
         raise click.exceptions.Exit(INTERRUPTED) from None
     if not found.better:
         warn(f"it did not come nearer ({_change(found)}), and nothing was written; a lower rate or more data may help")

@@ -195,6 +195,16 @@ def publish(out: Path, journal: Journal) -> None:
     journal.close()
 
 
+def abandon(out: Path, journal: Journal) -> None:
+    """End a run of which nothing is to stay: `out` is as it was before, or gone if there is nothing else in it."""
+    _clear_work(out)
+    durable.remove(journal.path)
+    journal.close()
+    with durable.explained(out):
+        if not any(out.iterdir()):
+            os.rmdir(out)  # noqa: PTH106 - durable steps are calls of `os`
+
+
 def _clear_work(out: Path) -> None:
     work = out / WORK
     if work.is_dir():

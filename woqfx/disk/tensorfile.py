@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from woqfx import hugepages
 from woqfx.errors import OutputError, SourceError, WoqfxError
+from woqfx.hugepages import Pages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +62,7 @@ _PREFIX = 8  # bytes that hold the header's length
 _MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
 _MAX_BYTES = 2**63 - 1  # of a tensor: what a signed file offset can reach
 _AHEAD = 64 << 20  # bytes behind a tensor that the system may fetch meanwhile
+_ADVICE = 256 << 10  # bytes of one piece of advice: of a longer one, Linux fetches only as much as one request may hold
 
 # A hostile header must not become a hostile error message.
 _short = reprlib.Repr()
@@ -139,6 +140,7 @@ class TensorFile:
     def __init__(self, path: str | os.PathLike[str], *, error: type[WoqfxError] = SourceError) -> None:
         self.path = Path(path)
         self._error = error
+        self._pages = Pages()
         self._expected = 0  # up to where the system was told what comes next
         try:
             # Never waits, whatever a hostile folder holds under this name (a pipe would).
@@ -182,7 +184,7 @@ class TensorFile:
         if entry is None:
             raise self._error(f"{self.path} holds no tensor {name!r}")
         self._expect(entry.stop)
-        tensor = hugepages.empty(entry.shape, entry.dtype)
+        tensor = self._pages.empty(entry.shape, entry.dtype)
         self._read_into(raw_bytes(tensor), entry.start)
         return tensor
 
@@ -195,7 +197,8 @@ class TensorFile:
         if stop > start and hasattr(os, "posix_fadvise"):
             self._expected = stop
             with suppress(OSError):  # advice: whatever is wrong with the device, reading will tell
-                os.posix_fadvise(self._file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
+                for piece in range(start, stop, _ADVICE):
+                    os.posix_fadvise(self._file.fileno(), piece, min(_ADVICE, stop - piece), os.POSIX_FADV_WILLNEED)
 
     def _read_bytes(self, start: int, count: int) -> bytes:
         data = bytearray(count)

@@ -19,7 +19,7 @@ from torch import Tensor
 from woqfx.disk import durable
 from woqfx.disk.journal import Journal
 from woqfx.disk.manifest import INDEX, FileFacts, Marker, as_json
-from woqfx.disk.output import JOURNAL, WORK, Finished, claim, files_of, finished, items_of, publish
+from woqfx.disk.output import JOURNAL, WORK, Finished, abandon, claim, files_of, finished, items_of, publish
 from woqfx.disk.shards import Shard
 from woqfx.disk.tensorfile import raw_bytes
 from woqfx.errors import CheckpointError, OutputError
@@ -112,6 +112,10 @@ class Writer:
             self._let_go()
         return True
 
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Commit a record of the caller's own. A run that goes on finds what there is in `work` only after a commit."""
+        self._journal.append([record])
+
     def _begin(self, shard: Shard) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(self.work / shard.name, flags, 0o666)
@@ -165,6 +169,11 @@ class Writer:
         where = {name: shard.name for shard in self._shards for name in shard.layout.entries}
         total = sum(entry.nbytes for shard in self._shards for entry in shard.layout.entries.values())
         return as_json({"metadata": {"total_size": total}, "weight_map": where})
+
+    def abandon(self) -> None:
+        """End the run, and leave nothing of it."""
+        self._let_go()
+        abandon(self.folder, self._journal)
 
     def close(self) -> None:
         """Let go of the folder, keeping what was committed."""

@@ -31,6 +31,10 @@ class Latent(Scaled):
         self.steps = torch.clamp(wanted, landed - _EDGE * below, landed + _EDGE * above)
         self._low, self._high = float(landed.min()) - self.step / 2, float(landed.max()) + self.step / 2
 
+    def parts(self) -> dict[str, Tensor]:
+        """See `Scaled.parts`."""
+        return {"steps": self.steps, **super().parts()}
+
     def codes(self) -> Tensor:
         """Those that `steps` round to."""
         parts = []

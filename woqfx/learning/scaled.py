@@ -22,6 +22,10 @@ class Scaled:
         self._scale, self._zero = params.scale, params.zero
         self.gain = torch.ones_like(self._scale)
 
+    def parts(self) -> dict[str, Tensor]:
+        """What is learned, by attribute."""
+        return {"gain": self.gain}
+
     def codes(self) -> Tensor:
         """Codes uint8 [N, K]."""
         return self.q.unpacked()
@@ -77,6 +81,10 @@ class ScaledVector:
 
     def __init__(self, vector: Tensor) -> None:
         self._vector, self.gain = vector, torch.ones_like(vector)
+
+    def parts(self) -> dict[str, Tensor]:
+        """See `Scaled.parts`."""
+        return {"gain": self.gain}
 
     def weight(self) -> Tensor:
         """The vector as it is now."""

@@ -14,7 +14,8 @@ from woqfx.cpu import this_cpu
 from woqfx.errors import PlanError, SchemeError
 from woqfx.mixed.allocation import Choice, allocate
 from woqfx.mixed.sensitivity import Report, measure
-from woqfx.planning import LayerPlan, Plan, make_plan
+from woqfx.planned import LayerPlan, Plan
+from woqfx.planning import make_plan
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.request import Request

@@ -25,7 +25,7 @@ from woqfx.blocks.composition import Composition
 from woqfx.calibration import Calibration
 from woqfx.memory import single_threaded
 from woqfx.nearest import quantize_nearest
-from woqfx.planning import Plan
+from woqfx.planned import Plan
 from woqfx.plugins import registry
 from woqfx.qtensor import QTensor
 from woqfx.scheme import Scheme

@@ -38,7 +38,9 @@ class Admission:
         """Raises `RefusedError` (400) for more prompts, longer ones, or longer answers than allowed."""
         limits = self.limits
         if (choices := len(prompts) * n) > limits.choices:
-            raise RefusedError(400, f"{choices} answers are asked for, and this server gives {limits.choices} at once")
+            raise RefusedError(
+                400, f"{choices} answers are asked for, and this server gives {limits.choices} at once", param="n"
+            )
         longest = max(len(prompt.tokens) for prompt in prompts)
         if limits.prompt_tokens is not None and longest > limits.prompt_tokens:
             raise RefusedError(400, f"the prompt has {longest} tokens, and this server takes {limits.prompt_tokens}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -28,8 +29,27 @@ class RefusedError(Exception):
         return JSONResponse(self.body(), self.status, headers=headers)
 
 
+class ParameterError(ValueError):
+    """What is wrong with one parameter, found by looking at others too, or at what this server does."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 def of_validation(error: RequestValidationError) -> RefusedError:
     """All that is wrong with a request's fields, in one message."""
-    problems = [(".".join(str(part) for part in one["loc"] if part != "body"), one["msg"]) for one in error.errors()]
+    problems = [_problem(one) for one in error.errors()]
     message = "; ".join(f"{where}: {what}" if where else what for where, what in problems)
     return RefusedError(400, message, param=problems[0][0] or None)
+
+
+def _problem(found: Mapping[str, Any]) -> tuple[str, str]:
+    """The parameter, if it is one, and what is wrong with it."""
+    reason = found.get("ctx", {}).get("error")
+    if found["type"] == "json_invalid":
+        return "", f"the body is no JSON: {reason}"
+    if isinstance(reason, ParameterError):
+        return reason.name, str(reason)
+    where = ".".join(str(part) for part in found["loc"] if part != "body")
+    return where, str(reason) if isinstance(reason, ValueError) else found["msg"]

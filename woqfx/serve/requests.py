@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from woqfx.serve.failures import ParameterError
+
 #: Parameters that are bookkeeping of OpenAI's own service, accepted because clients send them.
 NO_EFFECT = ("metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user")
 
@@ -57,7 +59,7 @@ class _Common(_Strict):
             return values
         for name, allowed in NEUTRAL.items():
             if (value := values.get(name)) is not None and value not in allowed:
-                raise ValueError(f"{name} is {value!r}, which this server does not do: leave it out")
+                raise ParameterError(name, f"{value!r} is nothing that this server does: leave it out")
         return {name: value for name, value in values.items() if name not in NO_EFFECT and name not in NEUTRAL}
 
     @property
@@ -99,9 +101,11 @@ class CompletionRequest(_Common):
     @model_validator(mode="after")
     def _possible(self) -> CompletionRequest:
         if self.max_tokens == 0 and not self.echo:
-            raise ValueError("max_tokens is 0, and without echo there is nothing to answer")
+            raise ParameterError("max_tokens", "it is 0, and without echo there is nothing to answer")
         if self.stream and self.echo and self.logprobs is not None:
-            raise ValueError("the prompt's own logprobs come all at once: leave out stream, echo or logprobs")
+            raise ParameterError(
+                "stream", "the prompt's own logprobs come all at once: leave out stream, echo or logprobs"
+            )
         return self
 
 
@@ -189,12 +193,17 @@ class ChatRequest(_Common):
     @model_validator(mode="after")
     def _possible(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs: true")
+            raise ParameterError("top_logprobs", "it needs logprobs: true")
         if self.tool_choice not in (None, "none") and not self.tools:
-            raise ValueError("tool_choice needs tools")
+            raise ParameterError("tool_choice", "it needs tools")
         if self.tools and self.response_format not in (None, {"type": "text"}):
-            raise ValueError("tools and response_format exclude each other: an answer is a call or of a form")
-        _ = self.conversation  # raises what is wrong with its calls
+            raise ParameterError(
+                "tools", "tools and response_format exclude each other: an answer is a call or of a form"
+            )
+        try:
+            _ = self.conversation
+        except ValueError as error:  # of a call's arguments
+            raise ParameterError("messages", str(error)) from error
         return self
 
 

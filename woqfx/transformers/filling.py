@@ -19,8 +19,10 @@ from woqfx.backend import Backend
 from woqfx.errors import PlanError
 from woqfx.layers import packed_weights
 from woqfx.places import Places
-from woqfx.planning import Plan, make_plan
+from woqfx.planned import Plan
+from woqfx.planning import make_plan
 from woqfx.plugins import registry
+from woqfx.pretrained import remember
 from woqfx.progress import showing
 from woqfx.qtensor import QTensor
 from woqfx.skeleton import materialize, named_state
@@ -47,7 +49,7 @@ def fill_quantized(model: PreTrainedModel, folder: Path, config: Any) -> None:
                 places.put(step.name, step.result)
             facts[step.name] = step.facts()
     materialize(model)
-    provenance_of_run(source, plan, calibration, facts).attach(model)
+    remember(model, provenance_of_run(source, plan, calibration, facts))
 
 
 def convert(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:

@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
+import woqfx
 from woqfx.calibration import Calibration, CalibrationRequest, prepare_calibration
 from woqfx.disk.output import refuse_inside, refuse_taken
-from woqfx.errors import CalibrationError, WoqfxError
-from woqfx.learning.learning import Learning, Rates
+from woqfx.disk.shards import SHARD_BYTES
+from woqfx.disk.writer import Writer, open_writer
+from woqfx.errors import CalibrationError, CalibrationWarning
 from woqfx.loading import open_checkpoint
-from woqfx.memory import single_threaded
 from woqfx.source import open_source
-from woqfx.transcoding import OWN, transcode
+from woqfx.transcoding import OwnOutput
+from woqfx.tuning.learn import Report, Split, learn
+from woqfx.tuning.options import TuningOptions
+from woqfx.tuning.point import Point
 from woqfx.tuning.tuned import Tuned
-from woqfx.tuning.whole import PREFIX, check_alike, whole
+from woqfx.tuning.whole import check_alike
 
-#: One sequence in so many is not learned from: what was learned is judged by them.
-_HELD_OUT = 8
-#: Sequences whose gradients make a step.
-_BATCH = 2
-_PRODUCTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-#: Told after each step: how many are done, and of how many.
-Report = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class TuningOptions:
-    """How a checkpoint is tuned.
-
-    `passes` over the data are made; `rate` is how far a number moves in a step at first, relative to its size.
-    `products` is the type in which both models run, fp32 or bf16: the latter takes half the time on a CPU with
-    instructions for it. `seed` decides the order of the data. Raises `WoqfxError` for values that cannot be meant.
-    """
-
-    passes: float = 1.0
-    rate: float = 0.001
-    products: str = "fp32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("passes", "rate"):
-            if not 0 < getattr(self, name) < 1e6:
-                raise WoqfxError(f"tuning: {name} is {getattr(self, name)}: it must be a number above 0")
-        if self.products not in _PRODUCTS:
-            raise WoqfxError(f"tuning: products is {self.products!r}: it must be {' or '.join(_PRODUCTS)}")
+#: The file with how far a run has come, in its work place.
+_POINT = "tuning.safetensors"
+_SEEN = (
+    "{} was quantized by these very sequences, so that they say little of its error elsewhere: "
+    "others teach more, for instance seed=1 (--calibration-seed 1)"
+)
 
 
 @dataclass(frozen=True)
@@ -85,13 +64,15 @@ def tune(
     """Tune the checkpoint `model`, in any format that is read here, and write what came of it into the folder `out`.
 
     Quantizing goes block by block; this looks at what the whole model predicts, and lessens its KL divergence from the
-    `original` (a folder, GGUF file or Hub name) on calibration data by gradients of norms' weights and biases (as norm
-    tweaking, arXiv 2309.02784, does for a block at a time). All quantized weights stay. Both models are in memory: see
-    `tuning_memory`.
+    `original` (a folder, GGUF file or Hub name) on calibration data, by gradients of groups' scales, as EfficientQAT
+    does last (arXiv 2407.11062), and of norms' weights and biases. All codes and zero points stay, and so
+    do stacks of experts and scales that are quantized themselves. Both models are in memory: see `tuning_memory`.
 
-    What was learned is judged by an eighth of the sequences, which is not learned from, and written if it is better. A
-    call that was stopped begins anew. Raises `PlanError` if the two models are not alike, before anything is computed;
-    `CalibrationError`, `OutputError`.
+    What was learned is judged by an eighth of the sequences, which is not learned from, a few times and rounded as it
+    is stored; the best of it is written, if it is better than what was there. The same call goes on where one was
+    stopped, and ends with the same bytes. Warns (`CalibrationWarning`) if the checkpoint was made by the same data, by
+    which it can hardly be judged. Raises `PlanError` if the two models are not alike, before anything is
+    computed; `CalibrationError`, `CheckpointError`, `OutputError`.
     """
     options, out = options or TuningOptions(), Path(out)
     stored, source = open_checkpoint(Path(model)), open_source(original)
@@ -102,23 +83,30 @@ def tune(
     rows = [row.unsqueeze(0) for batch in calibration.batches for row in batch]
     if len(rows) < 2:
         raise CalibrationError("tuning needs two sequences at least, one to learn from and one to judge by: samples=2")
-    held_out = range(len(rows))[_HELD_OUT - 1 :: _HELD_OUT] or range(len(rows))[-1:]
-    learned = [number for number in range(len(rows)) if number not in held_out]
-    steps = max(1, round(options.passes * len(learned) / _BATCH))
-    workers = torch.get_num_threads()
-    with single_threaded():
-        all_of_it = whole(stored, source, rows, _PRODUCTS[options.products], workers)
-        rates = Rates(codes=0, scales=0, vectors=options.rate)
-        learning = Learning(all_of_it.block, all_of_it.quantized, all_of_it.divergence, rates, options.seed)
-        before = learning.error(held_out)
-        learning.run(learned, steps, _BATCH, report and (lambda done: report(done, steps)))
-        after = learning.error(held_out)
-    found = Tuning(before, after, len(learned), len(held_out))
-    if found.better:
-        kept = {name.removeprefix(PREFIX): one for name, one in learning.results().items() if isinstance(one, Tensor)}
-        tuned = Tuned(stored, kept, _told(options, calibration, found))
-        for _ in transcode(tuned, out, OWN, overwrite=overwrite):
-            pass
+    if stored.request.get("calibration", {}).get("sha256") == calibration.digest:
+        warnings.warn(CalibrationWarning(_SEEN.format(stored.label)), stacklevel=2)
+    run = {
+        "woqfx": woqfx.__version__,
+        "source": {"name": stored.label, "fingerprint": stored.fingerprint()},
+        "original": {"name": source.label, "fingerprint": source.fingerprint()},
+        "tuning": asdict(options),
+        "calibration": calibration.digest,
+    }
+    split = Split.of(rows)
+    writer = open_writer(out, OwnOutput(stored).shards(SHARD_BYTES), run, overwrite=overwrite)
+    with closing(writer):
+        if writer.is_complete:  # killed while its files were moved up, and what was learned went first
+            point = Point(0, **next(iter(writer.facts.values())), best={}, state={})
+        else:
+            point = learn(stored, source, rows, split, options, *_kept(writer), report)
+        found = Tuning(point.before, point.after, len(split.learned), len(split.held_out))
+        if found.better:
+            output = OwnOutput(Tuned(stored, point.best, _told(options, calibration, found)))
+            for item in [item for item in output.items if item not in writer.facts]:
+                writer.write(item, output.parts(item), {"before": point.before, "after": point.after})
+            writer.finish(output.small_files, output.manifest)
+        else:
+            writer.abandon()
     return found
 
 
@@ -127,7 +115,18 @@ def tuning_memory(model: str | Path) -> int:
     stored = open_checkpoint(Path(model))
     quantized = sum(prod(weight.shape) for weight in stored.weights.values())
     kept = sum(prod(info.shape) for info in stored.kept.values())
-    return 8 * (quantized + kept)  # the original in float32, and what is stored
+    return 8 * (quantized + kept) + 4 * quantized  # both models in float32, and the gradients of weights
+
+
+def _kept(writer: Writer) -> tuple[Point | None, Callable[[Point], None]]:
+    """How far a run that was stopped had come, and what keeps how far this one comes."""
+    path = writer.work / _POINT
+
+    def keep(point: Point) -> None:
+        point.write(path)
+        writer.note({"steps": point.steps})
+
+    return Point.read(path) if path.exists() else None, keep
 
 
 def _told(options: TuningOptions, calibration: Calibration, found: Tuning) -> dict[str, Any]:

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 #include "numbers.h"
 #include "unroll.h"
@@ -58,16 +59,18 @@ inline void accumulate_strip(const float* a, const Element* b, std::size_t b_str
     unroll<R>([&](auto r) { unroll<C>([&](auto c) { V::store(sums + r * stride + c * V::kLanes, acc[r * C + c]); }); });
 }
 
-// All of `width` lanes, a multiple of 16.
+// All of `width` lanes, a multiple of 16. Few vectors at a time are few chains, which wait for each other.
 template <class V, class Element, int R, int kStep, int kRow>
 void accumulate_lanes(const float* a, const Element* b, std::size_t b_stride, std::size_t count, std::size_t width,
                       float* sums, std::size_t stride) {
-    constexpr int C = R <= 3 ? 4 : 2;
     std::size_t lane = 0;
-    for (; lane + C * V::kLanes <= width; lane += C * V::kLanes)
-        accumulate_strip<V, Element, R, C, kStep, kRow>(a, b + lane, b_stride, count, sums + lane, stride);
-    for (; lane < width; lane += V::kLanes)
-        accumulate_strip<V, Element, R, 1, kStep, kRow>(a, b + lane, b_stride, count, sums + lane, stride);
+    const auto strips = [&]<int C>(std::integral_constant<int, C>) {
+        for (; lane + C * V::kLanes <= width; lane += C * V::kLanes)
+            accumulate_strip<V, Element, R, C, kStep, kRow>(a, b + lane, b_stride, count, sums + lane, stride);
+    };
+    if constexpr (R <= 3) strips(std::integral_constant<int, 4>{});
+    strips(std::integral_constant<int, 2>{});
+    strips(std::integral_constant<int, 1>{});
 }
 
 // Floats that a thread keeps from call to call.

@@ -6,6 +6,7 @@
 // from position 0 on, so that a query gives the same bits in a prompt, in any chunk of one, and alone.
 #pragma once
 
+#include <bit>
 #include <cstring>
 #include <limits>
 
@@ -138,7 +139,8 @@ void attend_rows(const HeadLayout& l, const Queries& a, std::size_t first, std::
         const auto* steps = l.type == KVType::int8 ? reinterpret_cast<const float*>(head) : nullptr;
         const std::size_t start = page * kPage, used = end - start < kPage ? end - start : kPage;
         std::memset(scores, 0, R * kPage * sizeof(float));
-        accumulate_lanes<V, Element, R, R, 1>(queries, keys, kPage, l.head_dim, kPage, scores, kPage);
+        accumulate_lanes<V, Element, R, R, 1>(queries, keys, kPage, l.head_dim, std::bit_ceil(used < 16 ? 16 : used),
+                                              scores, kPage);
         for (std::size_t r = 0; r < R; ++r) {
             std::size_t from = 0, to = 0;
             const float* bias = nullptr;

@@ -53,6 +53,9 @@ public:
     // in the same order. After an exception all sequences are as they were.
     void forward(const std::vector<Part>&, const std::int64_t* tokens, std::size_t count, float* logits);
 
+    // The largest of each row of logits [rows, vocabulary]: the first of equals, and a NaN before any number.
+    std::vector<std::int64_t> likeliest(const float* logits, std::size_t rows) const;
+
     // Ends the call of `forward` that runs, if any, with Cancelled.
     void cancel() { cancelled_.store(true); }
 

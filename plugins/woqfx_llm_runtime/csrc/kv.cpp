@@ -102,10 +102,10 @@ void Slots::reserve(const std::vector<Growth>& growths) {
 void Slots::require_memory(std::size_t pages, const PageLayout& layout) const {
     std::size_t wanted;
     if (__builtin_mul_overflow(pages, layout.bytes, &wanted) || wanted > max_bytes_ - std::min(bytes_, max_bytes_))
-        throw OutOfMemory("keys and values would take " + std::to_string(pages) + " pages of " +
-                          std::to_string(layout.bytes) + " bytes beside the " + std::to_string(bytes_) +
-                          " bytes in use, where " + std::to_string(max_bytes_) +
-                          " are allowed: free sequences, raise max_memory, or hold keys and values in int8");
+        throw OutOfMemory("keys and values come in pages of " + std::to_string(layout.bytes) + " bytes, of which " +
+                          std::to_string(pages) + " more are needed beside the " + std::to_string(bytes_) +
+                          " bytes in use; max_memory allows " + std::to_string(max_bytes_) +
+                          ": free sequences, raise it, or hold keys and values in int8");
 }
 
 std::vector<std::shared_ptr<const Memory>> Slots::make_sources(const std::vector<std::size_t>& lengths) {

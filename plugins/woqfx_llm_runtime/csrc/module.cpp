@@ -86,6 +86,13 @@ void encode(Engine& engine, const std::vector<int>& slots, const std::vector<std
     engine.encode(texts, tokens.data(), tokens.shape(0));
 }
 
+std::vector<std::int64_t> likeliest(const Engine& engine, const Dense<const float, 2>& logits) {
+    if (logits.shape(1) != engine.model().vocabulary)
+        throw Error("logits must be [rows, " + std::to_string(engine.model().vocabulary) + "]");
+    const nb::gil_scoped_release unlocked;
+    return engine.likeliest(logits.data(), logits.shape(0));
+}
+
 template <class T>
 nb::class_<T> part(nb::module_& m, const char* name) {
     return nb::class_<T>(m, name).def(nb::init<>());
@@ -214,6 +221,7 @@ void bind_engine(nb::module_& m) {
         .def("encode", &encode, "slots"_a, "counts"_a, "tokens"_a.noconvert())
         .def("source_length", &Engine::source_length, "slot"_a, Unlocked())
         .def("forward", &forward, "slots"_a, "counts"_a, "wanted"_a, "tokens"_a.noconvert(), "logits"_a.noconvert())
+        .def("likeliest", &likeliest, "logits"_a.noconvert())
         .def("cancel", &Engine::cancel);
 }
 

@@ -86,8 +86,8 @@ void Products::run_few(Thread& thread, const Product& product, std::size_t rows,
             for (std::size_t row = 0; row < rows; ++row) fill(row, made + row * inputs);
             if (const Multiplication* by = product.weight->multiplication()) {
                 activations.plan(*by, 0, rows);
-                for (std::size_t panel = 0; panel < activations.panels(); ++panel)
-                    activations.prepare(panel, {made, Float::f32, rows, inputs});
+                for (std::size_t row = 0; row < rows; ++row)
+                    activations.prepare(row, {made, Float::f32, rows, inputs});
                 activations.finish();
             }
             x = made;
@@ -106,35 +106,29 @@ void Products::run(Thread& thread, const std::vector<Product>& products, std::si
 
 void Products::run_many(Thread& thread, const std::vector<Product>& products, std::size_t rows, std::size_t inputs,
                         Fill fill, After after, std::size_t grain) {
-    thread.once([&] {
-        x_ = reinterpret_cast<float*>(inputs_.get(rows * inputs * sizeof(float)));
-        for (std::size_t i = 0; i < products.size(); ++i)
-            if (const Multiplication* by = products[i].weight->multiplication())
-                activations_.at(i).plan(*by, products[i].first, products[i].rows);
-    });
-    thread.each(rows, [&](std::size_t row) { fill(row, x_ + row * inputs); });
-
-    // Panels, then shares of tiles, of all products one after the other.
-    const auto panels = [&](std::size_t i) {
-        return products[i].weight->multiplication() ? activations_[i].panels() : 0;
-    };
+    const auto is_packed = [&](std::size_t i) { return products[i].weight->multiplication() != nullptr; };
     thread.each_of(
         [&](std::size_t& count) {
-            for (std::size_t i = 0; i < products.size(); ++i) count += panels(i);
+            x_ = reinterpret_cast<float*>(inputs_.get(rows * inputs * sizeof(float)));
+            for (std::size_t i = 0; i < products.size(); ++i)
+                if (is_packed(i))
+                    activations_.at(i).plan(*products[i].weight->multiplication(), products[i].first, products[i].rows);
+            count = rows;
         },
-        [&](std::size_t panel) {
-            std::size_t i = 0;
-            for (; panel >= panels(i); ++i) panel -= panels(i);
-            activations_[i].prepare(panel, {x_, Float::f32, rows, inputs});
+        [&](std::size_t row) {
+            fill(row, x_ + row * inputs);
+            for (std::size_t i = 0; i < products.size(); ++i)
+                if (is_packed(i) && row >= products[i].first && row - products[i].first < products[i].rows)
+                    activations_[i].prepare(row, {x_, Float::f32, rows, inputs});
         });
-    thread.once([&] {
-        for (std::size_t i = 0; i < products.size(); ++i)
-            if (products[i].weight->multiplication()) activations_[i].finish();
-    });
+    // Shares of tiles, of all products one after the other.
     const auto cut = [&](std::size_t i) { return Cut(products[i].weight->tiles(), grain, thread.threads()); };
     thread.each_of(
         [&](std::size_t& count) {
-            for (std::size_t i = 0; i < products.size(); ++i) count += cut(i).items();
+            for (std::size_t i = 0; i < products.size(); ++i) {
+                if (is_packed(i)) activations_[i].finish();
+                count += cut(i).items();
+            }
         },
         [&](std::size_t item) {
             std::size_t i = 0;

@@ -40,7 +40,7 @@ public:
     // The same for products that depend on earlier phases. Phases: kPhases.
     void run_many(Thread&, const std::vector<Product>&, std::size_t rows, std::size_t inputs, Fill fill, After after,
                   std::size_t grain = 1);
-    static constexpr std::size_t kPhases = 5;
+    static constexpr std::size_t kPhases = 2;
 
 private:
     void run_few(Thread&, const Product&, std::size_t rows, std::size_t inputs, Fill fill, After after,

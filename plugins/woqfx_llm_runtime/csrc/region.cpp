@@ -44,7 +44,12 @@ void Thread::each_of(FunctionRef<void(std::size_t&)> count, FunctionRef<void(std
     std::uint32_t total = Region::kNotCounted;
     if (phase.total.compare_exchange_strong(total, Region::kCounting, std::memory_order_acquire)) {
         std::size_t counted = 0;
-        count(counted);
+        try {
+            count(counted);
+        } catch (...) {
+            region_.fail(std::current_exception());
+            counted = 0;
+        }
         total = static_cast<std::uint32_t>(counted);
         phase.total.store(total, std::memory_order_release);
     }

@@ -30,7 +30,8 @@ public:
     // Calls item(i) for each i below `count`, shared out to the threads; returns when all are done. In any order, but a
     // thread that takes neighbours takes them from the first to the last.
     void each(std::size_t count, FunctionRef<void(std::size_t)> item);
-    // The same for a count that depends on earlier phases: one thread counts.
+    // The same for a count that depends on earlier phases: one thread counts, and what else it does there is done before
+    // any item.
     void each_of(FunctionRef<void(std::size_t&)> count, FunctionRef<void(std::size_t)> item);
 
     // Calls work() in one of the threads; returns when it is done.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from woqfx_llm_runtime.requests.slots import Tokens
 
 if TYPE_CHECKING:
     from woqfx_llm_runtime._core import Engine
@@ -33,9 +37,9 @@ class Piece(NamedTuple):
 
     row: int
     slot: int
-    tokens: Tensor
+    tokens: Tokens
     wanted: int
-    source: Tensor | None
+    source: Tokens | None
 
     @property
     def cost(self) -> int:
@@ -51,13 +55,29 @@ class _State:
     running: tuple[bool, ...]
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A row of a request as the sequence that it is."""
+
+    request: Request
+    number: int
+    source: Tokens | None
+
+    @property
+    def tokens(self) -> Tokens:
+        """Those so far, without padding."""
+        return self.request.row(self.number)
+
+
 class Request:
     """`prompt` int64 [B, n] padded on the left; row b begins in column `starts[b]`. At most `most` columns in all.
 
     Rows advance together, one token for each round, and each round's tokens are chosen at once: so random numbers are
-    drawn as transformers draws them. A row that has ended is filled with `pad`, and computes nothing. With `draft`, for
-    one row, guessed tokens are computed along with the last one, and those that are chosen anyway come in one round.
-    `sources`, int64 [n] for each row, are what the encoder reads, of a model that has one.
+    drawn as transformers draws them. Without `choose` it is the likeliest token that is taken, and `feed` gets tokens
+    instead of logits. A row ends with a token of `stops`, or where `ends` says so; it is then filled with `pad`, and
+    computes nothing. With `draft`, for one row, guessed tokens are computed along with the last one, and those that are
+    chosen anyway come in one round. `sources`, int64 [n] for each row, are what the encoder reads, of a model that has
+    one.
 
     Whoever makes the scheduler's steps calls `pieces`, `feed` and `advance`; others look at `columns` and `finished`.
     A step may be interrupted between any two statements: what counts as done is one assignment to `_state`, and what a
@@ -71,20 +91,21 @@ class Request:
         *,
         most: int,
         pad: int,
-        choose: Choose,
-        ends: Ends,
+        choose: Choose | None = None,
+        stops: frozenset[int] = frozenset(),
+        ends: Ends | None = None,
         draft: Draft | None = None,
-        sources: Sequence[Tensor] | None = None,
+        sources: Sequence[Tokens] | None = None,
     ) -> None:
         self._starts, self._most, self._pad = tuple(starts), most, pad
-        self._choose, self._ends, self._draft = choose, ends, draft
+        self._choose, self._stops, self._ends, self._draft = choose, stops, ends, draft
         self._sources = sources
-        self._history = _with_room(prompt)
+        self._history = _with_room(prompt.numpy())
         self.prompt_columns = prompt.shape[1]
         self._state = _State(prompt.shape[1], (True,) * len(prompt))
         self._slots: dict[int, int] = {}
-        self._logits: dict[int, Tensor] = {}
-        self._guess: Tensor | None = None
+        self._fed: dict[int, Tensor | Sequence[int]] = {}
+        self._guess: Tokens | None = None
         self.cancelled = False
         self.error: BaseException | None = None
 
@@ -97,13 +118,13 @@ class Request:
     def tokens(self) -> Tensor:
         """All tokens so far, int64 [B, columns]."""
         columns = self._state.columns  # first: the history is replaced by a longer one before the state tells of more
-        return self._history[:, :columns]
+        return torch.from_numpy(self._history[:, :columns])
 
     @property
     def finished(self) -> bool:
         """Whether nothing more will come."""
         state = self._state
-        return self.cancelled or self.error is not None or state.columns >= self._most or not any(state.running)
+        return self.cancelled or self.error is not None or state.columns >= self._most or True not in state.running
 
     @property
     def reason(self) -> FinishReason:
@@ -112,27 +133,33 @@ class Request:
             return "cancelled"
         return "length" if any(self._state.running) else "stop"
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether it needs no logits, but the tokens that have the largest."""
+        return self._choose is None
+
     def abandon(self) -> None:
         """Nobody waits for it any more. Takes no lock: the garbage collector may call it anywhere."""
         self.cancelled = True
 
-    def _row(self, row: int, columns: int) -> Tensor:
-        return self._history[row, self._starts[row] : columns]
+    def row(self, number: int) -> Tokens:
+        """The tokens so far of one row, without padding."""
+        columns = self._state.columns
+        return self._history[number, self._starts[number] : columns]
 
     def pieces(self, engine: Engine, slots: Slots, budget: int, restart: int | None) -> Iterator[Piece]:
         """What its rows ask of the next step; of prompts, at most about `budget` tokens together.
 
         With `restart`, a sequence that grows beyond so many tokens is computed again from its beginning.
         """
-        columns, running = self._state.columns, self._state.running
-        for row, goes_on in enumerate(running):
-            if not goes_on or row in self._logits:
+        state = self._state
+        for row, goes_on in enumerate(state.running):
+            if not goes_on or row in self._fed:
                 continue
-            tokens = self._row(row, columns)
             source = None if self._sources is None else self._sources[row]
             slot = self._slots.get(row)
             if slot is None:
-                if budget <= 0 or (slot := slots.open(tokens, source)) is None:
+                if budget <= 0 or (slot := slots.open(_Row(self, row, source))) is None:
                     continue
                 self._slots[row] = slot
             if source is not None:
@@ -142,7 +169,7 @@ class Request:
                     continue
                 else:
                     budget -= len(source)
-            held = engine.length(slot)
+            tokens, held = self.row(row), engine.length(slot)
             if held >= len(tokens) or (restart is not None and held <= restart < len(tokens)):
                 held = 0 if restart is not None and len(tokens) > restart else len(tokens) - 1
                 engine.trim(slot, held)
@@ -155,59 +182,70 @@ class Request:
             if held + len(fresh) < len(tokens):
                 yield Piece(row, slot, fresh, 0, source)
                 continue
-            self._guess = self._draft(tokens)[: self._most - columns - 1] if self._draft else None
+            self._guess = self._guessed(tokens, state) if self._draft else None
             if self._guess is None:
                 yield Piece(row, slot, fresh, 1, source)
             else:
-                yield Piece(row, slot, torch.cat([fresh, self._guess]), 1 + len(self._guess), source)
+                yield Piece(row, slot, np.concatenate([fresh, self._guess]), 1 + len(self._guess), source)
 
-    def feed(self, piece: Piece, logits: Tensor) -> None:
-        """A step has computed a piece: `logits` float32 [wanted, V]."""
+    def _guessed(self, tokens: Tokens, state: _State) -> Tokens:
+        assert self._draft is not None
+        guess: Tokens = self._draft(torch.from_numpy(tokens))[: self._most - state.columns - 1].numpy()
+        return guess
+
+    def feed(self, piece: Piece, found: Tensor | Sequence[int]) -> None:
+        """A step has computed a piece: logits float32 [wanted, V], or the `wanted` likeliest tokens."""
         if piece.wanted:
-            self._logits[piece.row] = logits
+            self._fed[piece.row] = found
 
     def advance(self, engine: Engine, slots: Slots) -> None:
-        """Choose the next tokens, if the logits of all rows are there."""
-        state = self._state
-        if any(goes_on and row not in self._logits for row, goes_on in enumerate(state.running)):
+        """Choose the next tokens, if what they are chosen from is there for all rows."""
+        state, fed = self._state, self._fed
+        if any(goes_on and row not in fed for row, goes_on in enumerate(state.running)):
             return
-        ready, self._logits = self._logits, {}
-        if self._guess is not None:
-            state = self._follow(ready[0], self._guess, engine)
-        else:
-            state = self._next(state, self._together(ready))
-        for row, slot in tuple(self._slots.items()):
-            if state.running[row]:
-                slots.grown(slot, self._row(row, state.columns))
-            else:
+        self._fed = {}
+        self._state = state = (
+            self._next(state, fed, 0) if self._guess is None else self._follow(fed, self._guess, engine)
+        )
+        if not all(state.running):
+            for row in [row for row in self._slots if not state.running[row]]:
                 slots.close(self._slots.pop(row))
-        self._state = state
 
-    def _together(self, ready: dict[int, Tensor]) -> Tensor:
-        rows = len(self._history)
-        if rows == 1:
-            return ready[0]
-        logits = torch.zeros(rows, next(iter(ready.values())).shape[-1])
-        for row, found in ready.items():
-            logits[row] = found[0]
-        return logits
-
-    def _next(self, state: _State, logits: Tensor) -> _State:
-        """Choose one token for each row."""
+    def _next(self, state: _State, fed: Mapping[int, Tensor | Sequence[int]], offset: int) -> _State:
+        """Choose one token for each row, from what stands at `offset`."""
         columns = state.columns
         if columns == self._history.shape[1]:
             self._history = _with_room(self._history)
-        chosen = self._choose(self._history[:, :columns], logits)
-        running = torch.tensor(state.running)
-        self._history[:, columns] = torch.where(running, chosen, self._pad)
-        running &= ~self._ends(self._history[:, : columns + 1])
-        return _State(columns + 1, tuple(running.tolist()))
+        history = self._history
+        chosen = self._chosen(history[:, :columns], fed, offset)
+        running = list(state.running)
+        for row, goes_on in enumerate(running):
+            history[row, columns] = token = chosen[row] if goes_on else self._pad
+            running[row] = goes_on and token not in self._stops
+        if self._ends is not None:
+            ended = self._ends(torch.from_numpy(history[:, : columns + 1])).tolist()
+            running = [goes_on and not end for goes_on, end in zip(running, ended, strict=True)]
+        return _State(columns + 1, tuple(running))
 
-    def _follow(self, logits: Tensor, guess: Tensor, engine: Engine) -> _State:
+    def _chosen(
+        self, history: NDArray[np.int64], fed: Mapping[int, Tensor | Sequence[int]], offset: int
+    ) -> Mapping[int, int]:
+        """The next token of each row that goes on."""
+        if self._choose is None:
+            return {row: int(tokens[offset]) for row, tokens in fed.items()}
+        logits = {row: found[offset] for row, found in fed.items() if isinstance(found, Tensor)}
+        size = next(iter(logits.values())).shape[-1]
+        together = torch.zeros(len(history), size) if len(history) > 1 else logits[0][None]
+        if len(history) > 1:
+            for row, found in logits.items():
+                together[row] = found
+        return dict(enumerate(self._choose(torch.from_numpy(history), together).tolist()))
+
+    def _follow(self, fed: Mapping[int, Tensor | Sequence[int]], guess: Tokens, engine: Engine) -> _State:
         """Choose tokens one after the other for as long as they were guessed; the slot keeps what came true."""
         state = self._state
-        for offset in range(len(logits)):
-            state = self._next(state, logits[offset : offset + 1])
+        for offset in range(1 + len(guess)):
+            state = self._next(state, fed, offset)
             if not all(state.running) or state.columns >= self._most or offset == len(guess):
                 break
             if self._history[0, state.columns - 1] != guess[offset]:
@@ -217,14 +255,15 @@ class Request:
 
     def release(self, slots: Slots) -> None:
         """Give its slots back: it has finished, or must wait and compute them again."""
-        self._logits = {}
+        self._fed = {}
         while self._slots:
             _, slot = self._slots.popitem()
             slots.close(slot)
 
 
-def _with_room(tokens: Tensor) -> Tensor:
-    """Tokens int64 [B, n] in front of as many free columns: what was asked for at most may be far from what comes."""
-    with torch.inference_mode(False):  # another thread may go on writing, in or out of that mode
-        free = torch.zeros(len(tokens), tokens.shape[1] + _ROOM, dtype=torch.int64)
-        return torch.cat([tokens.to(torch.int64), free], dim=1)
+def _with_room(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tokens [B, n] in front of as many free columns: what was asked for at most may be far from what comes."""
+    rows, columns = tokens.shape
+    roomy = np.zeros((rows, 2 * columns + _ROOM), dtype=np.int64)
+    roomy[:, :columns] = tokens
+    return roomy

@@ -12,7 +12,9 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from woqfx_llm_runtime.requests.errors import ContextError, RequestError
 from woqfx_llm_runtime.requests.request import Piece, Request
@@ -48,6 +50,7 @@ class Scheduler:
         self._chunk = PROMPT_CHUNK if by_length is None else 1 << 62
         self._restart = by_length if restarts else None
         self.out_of_memory, self._engine_cancelled = out_of_memory, cancelled
+        self._scores = np.empty((0, engine.vocab_size), dtype=np.float32)
         self._begin()
         weak = weakref.WeakMethod(self._after_fork)
         os.register_at_fork(after_in_child=lambda: (method := weak()) and method())
@@ -145,16 +148,16 @@ class Scheduler:
         parts = [piece for _, piece in pieces]
         sources = [(piece.slot, piece.source) for piece in parts if piece.source is not None]
         wanted = [piece.wanted for piece in parts]
-        logits = torch.empty(sum(wanted), self.engine.vocab_size)
+        logits = self._room_for(sum(wanted), requests)
         try:
             if sources:
                 texts = [source for _, source in sources]
-                self.engine.encode([slot for slot, _ in sources], [len(text) for text in texts], torch.cat(texts))
+                self.engine.encode([slot for slot, _ in sources], [len(text) for text in texts], np.concatenate(texts))
             self.engine.forward(
                 [piece.slot for piece in parts],
                 [len(piece.tokens) for piece in parts],
                 wanted,
-                torch.cat([piece.tokens for piece in parts]),
+                np.concatenate([piece.tokens for piece in parts]),
                 logits,
             )
         except self.out_of_memory as error:
@@ -166,9 +169,23 @@ class Scheduler:
             for request, _ in pieces:
                 request.error = error
             return False
-        for (request, piece), found in zip(pieces, torch.split(logits, wanted), strict=True):
-            request.feed(piece, found)
+        greedy = any(request.takes_likeliest for request, _ in pieces)
+        likeliest = self.engine.likeliest(logits) if greedy else []
+        end = 0
+        for request, piece in pieces:
+            begin, end = end, end + piece.wanted
+            own = likeliest[begin:end] if request.takes_likeliest else torch.from_numpy(logits[begin:end])
+            request.feed(piece, own)
         return True
+
+    def _room_for(self, rows: int, requests: list[Request]) -> NDArray[np.float32]:
+        """Where logits [rows, V] go: new memory if any of these requests gets them, whose choice may keep them."""
+        shape = rows, self.engine.vocab_size
+        if not all(request.takes_likeliest for request in requests):
+            return np.empty(shape, dtype=np.float32)
+        if len(self._scores) < rows:
+            self._scores = np.empty(shape, dtype=np.float32)
+        return self._scores[:rows]
 
     def _relieve(self, requests: list[Request], error: Exception) -> None:
         """Keys and values need memory: forget ended sequences first, then let the youngest request start later."""
@@ -179,7 +196,8 @@ class Scheduler:
             self._parked.append(requests[-1])
             return
         requests[0].error = ContextError(
-            f"{error}: a sequence takes {self.engine.kv_bytes_per_token} bytes a token; use a shorter prompt or fewer "
-            "new tokens, smaller keys and values (backend option kv=int8), or more max_memory"
+            f"keys and values of this sequence need more than the {self.engine.max_memory} bytes that max_memory "
+            f"allows, at {self.engine.kv_bytes_per_token} bytes a token: use a shorter prompt or fewer new tokens, "
+            "smaller keys and values (backend option kv=int8), or more max_memory"
         )
         requests[0].error.__cause__ = error

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from woqfx_llm_runtime._core import Engine
+
+#: Of one sequence, int64 [n].
+Tokens = NDArray[np.int64]
 
 #: How many sequences that have ended are remembered, so that one with the same beginning need not compute it again.
 REMEMBERED = 16
@@ -20,22 +23,34 @@ REMEMBERED = 16
 _WORTHWHILE = 8
 
 
-class _Sequence(NamedTuple):
-    """Tokens int64 [n], and what the encoder read before them, of a model that has one."""
+class Sequence(Protocol):
+    """Tokens so far, and what the encoder read before them, of a model that has one."""
 
-    tokens: Tensor
-    source: Tensor | None
+    @property
+    def tokens(self) -> Tokens:
+        """All so far."""
+
+    @property
+    def source(self) -> Tokens | None:
+        """What the encoder reads."""
+
+
+class _Past(NamedTuple):
+    """What a sequence is at a moment."""
+
+    tokens: Tokens
+    source: Tokens | None
 
     @property
     def before(self) -> int:
         """How many tokens the source has."""
         return 0 if self.source is None else len(self.source)
 
-    def common(self, other: _Sequence) -> int:
+    def common(self, tokens: Tokens, source: Tokens | None) -> int:
         """How many tokens both begin with, those of a source included, which is shared as a whole or not at all."""
-        if self.source is not None and other.source is not None and not torch.equal(self.source, other.source):
+        if self.source is not None and source is not None and not np.array_equal(self.source, source):
             return 0
-        return self.before + common_prefix(self.tokens, other.tokens)
+        return self.before + common_prefix(self.tokens, tokens)
 
 
 class Slots:
@@ -49,16 +64,16 @@ class Slots:
     def __init__(self, engine: Engine, reusable: int | None) -> None:
         self._engine, self._reusable = engine, reusable
         self._lock = threading.Lock()
-        self._live: dict[int, _Sequence] = {}
-        self._idle: OrderedDict[int, _Sequence] = OrderedDict()
+        self._live: dict[int, Sequence] = {}
+        self._idle: OrderedDict[int, _Past] = OrderedDict()
 
-    def open(self, tokens: Tensor, source: Tensor | None = None) -> int | None:
-        """A slot for the sequence `tokens` int64 [n], which holds at most n - 1 of them; None: ask again later.
+    def open(self, sequence: Sequence) -> int | None:
+        """A slot for a sequence of n tokens, which holds at most n - 1 of them; None: ask again later.
 
         Later, because another sequence is just now computing a beginning that this one shares. A slot may hold the
-        sequence's `source`, or have none yet.
+        sequence's source, or have none yet. `sequence` may grow until it is closed.
         """
-        sought = _Sequence(tokens[:-1], source)
+        sought = _Past(sequence.tokens[:-1], sequence.source)
         with self._lock:
             best, shared = self._longest(self._idle, sought)
             other, promised = self._longest(self._live, sought)
@@ -75,14 +90,15 @@ class Slots:
             else:
                 slot = self._engine.copy(best, shared - sought.before)
                 self._idle.move_to_end(best)
-            self._live[slot] = _Sequence(tokens, source)
+            self._live[slot] = sequence
             return slot
 
-    def _longest(self, among: Mapping[int, _Sequence], sought: _Sequence) -> tuple[int | None, int]:
+    def _longest(self, among: Mapping[int, Sequence], sought: _Past) -> tuple[int | None, int]:
         best, shared = None, 0
         for slot, known in among.items():
-            common = known.common(sought)
-            if self._reusable is not None and max(len(known.tokens), len(sought.tokens) + 1) > self._reusable:
+            tokens = known.tokens
+            common = sought.common(tokens, known.source)
+            if self._reusable is not None and max(len(tokens), len(sought.tokens) + 1) > self._reusable:
                 continue
             if common > shared:
                 best, shared = slot, common
@@ -91,10 +107,6 @@ class Slots:
     def _held(self, slot: int) -> int:
         """How many tokens a slot holds, those of its source included."""
         return self._engine.length(slot) + self._engine.source_length(slot)
-
-    def grown(self, slot: int, tokens: Tensor) -> None:
-        """The sequence of a slot is now `tokens`."""
-        self._live[slot] = self._live[slot]._replace(tokens=tokens)
 
     def close(self, slot: int) -> None:
         """A sequence has ended: its slot is remembered for what it holds, and the oldest one forgotten."""
@@ -105,7 +117,7 @@ class Slots:
                 self._engine.free(slot)
                 return
             self._engine.trim(slot, len(tokens))  # guesses that did not come true
-            self._idle[slot] = _Sequence(tokens.clone(), sequence.source)
+            self._idle[slot] = _Past(tokens.copy(), sequence.source)
             if len(self._idle) > REMEMBERED:
                 self._forget()
 
@@ -131,8 +143,8 @@ class Slots:
         return True
 
 
-def common_prefix(one: Tensor, other: Tensor) -> int:
+def common_prefix(one: Tokens, other: Tokens) -> int:
     """How many tokens two sequences [n] and [m] begin with alike."""
     length = min(len(one), len(other))
-    different = torch.nonzero(one[:length] != other[:length])
-    return int(different[0]) if len(different) else length
+    different = one[:length] != other[:length]
+    return int(different.argmax()) if different.any() else length

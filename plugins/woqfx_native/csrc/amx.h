@@ -1,7 +1,7 @@
 // Many rows by tile registers: AMX-INT8 and AMX-BF16.
 //
-// A tile register holds 16 rows of 64 bytes. One product takes 16 rows of 16 words of activations (which therefore lie
-// row by row) and 16 words of 16 outputs, which is how decoded operands lie anyway; its sums are 16 rows of 16 outputs.
+// A tile register holds 16 rows of 64 bytes. One product takes 16 rows of 16 words of activations and 16 words
+// of 16 outputs, which is how decoded operands lie anyway; its sums are 16 rows of 16 outputs.
 // A block ends with its sums in memory, where vectors scale them and add them to the totals.
 #pragma once
 
@@ -32,6 +32,7 @@ struct alignas(64) TileShapes {
 static_assert(sizeof(TileShapes) == 64);
 
 struct AmxInt8 : Int8<Avx512Vnni> {  // signed activations times unsigned codes
+    static constexpr bool kDecodesAside = true;
     static void multiply() {
         _tile_dpbsud(0, 2, 3);
         _tile_dpbsud(1, 2, 4);
@@ -76,7 +77,7 @@ void tile_panel(const Product& p, const Panel& x, std::size_t tile, std::size_t 
         }
         const std::uint32_t* activations = x.words + b * block_words;
         const std::uint8_t* from = operands;
-        const std::size_t distance = x.row_stride * 4;
+        const std::size_t distance = x.row_words * 4;
         _tile_zero(0);
         _tile_zero(1);
         std::size_t left = words;
@@ -102,18 +103,20 @@ void tile_panel(const Product& p, const Panel& x, std::size_t tile, std::size_t 
             const bool zeros = l.origin == woqfx::Origin::zeros, offsets = l.origin == woqfx::Origin::offsets;
             const typename V::I shift =
                 zeros ? V::subtract(origin, V::load_bytes(record + l.origins_at + lane)) : origin;
+            const std::uint32_t* const block = x.words + x.blocks_at + b * kBlockWords;
             for (std::size_t r = 0; r < rows; ++r) {
-                const typename V::I start = V::set(offsets ? 0 : x.starts[b * rows + r]);
+                const typename V::I start = V::set(offsets ? 0 : block[r * x.row_words]);
                 const typename A::Sum sum = A::load_sum(sums + r * kRow + lane * 4) +
                                             (zeros ? A::start(shift, start) : A::from_words(start));
                 float* total = totals + r * kTile + lane;
-                V::store(total, A::finish(V::load(total), sum, scale, x.steps[b * rows + r]));
+                const float step = float_of(block[r * x.row_words + kStepOfBlock]);
+                V::store(total, A::finish(V::load(total), sum, scale, step));
             }
             if (!offsets) continue;
             const typename V::F offset = offset_of_origin<V>(p, record, lane, scale);
             for (std::size_t r = 0; r < rows; ++r) {
                 float* total = totals + r * kTile + lane;
-                V::store(total, V::fma(offset, V::set(float_of(x.starts[b * rows + r])), V::load(total)));
+                V::store(total, V::fma(offset, V::set(float_of(block[r * x.row_words])), V::load(total)));
             }
         }
     }
@@ -121,7 +124,7 @@ void tile_panel(const Product& p, const Panel& x, std::size_t tile, std::size_t 
 
 template <class A>
 void multiply_by_tiles(const Product& p, std::size_t begin, std::size_t end, std::uint8_t* scratch) {
-    if (!p.row_by_row) return multiply<A>(p, begin, end, scratch);
+    if (!p.by_tiles) return multiply<A>(p, begin, end, scratch);
     for (std::size_t tile = begin; tile < end; ++tile)
         p.layout->stored_bits == 4 ? many_rows<A, 4>(p, tile, scratch, tile_panel<A>)
                                    : many_rows<A, 8>(p, tile, scratch, tile_panel<A>);
@@ -133,7 +136,7 @@ template <class A>
 constexpr woqfx::Kernel tile_kernel(const char* label, std::size_t rows_from) {
     woqfx::Kernel made = kernel<A>(label);
     made.multiply = multiply_by_tiles<A>;
-    made.row_by_row_from = rows_from;
+    made.tiles_from = rows_from;
     return made;
 }
 

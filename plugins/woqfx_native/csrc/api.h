@@ -74,7 +74,7 @@ public:
     static PackedWeight from_shared(std::shared_ptr<const std::uint8_t> bytes, std::size_t size);
 
 private:
-    friend PackedWeight pack(const WeightView&, int);
+    friend PackedWeight pack(const std::vector<WeightView>&, int);
     std::shared_ptr<const std::uint8_t> bytes_;
     std::size_t size_ = 0;
     std::shared_ptr<const Layout> layout_;
@@ -82,6 +82,8 @@ private:
 
 // `threads` below 1 means: all of the pool (WOQFX_NUM_THREADS, else the number of CPUs). Throughout.
 PackedWeight pack(const WeightView&, int threads = 0);
+// Weights that differ in their rows alone, as one: the rows of all, one after the other. Error if they differ otherwise.
+PackedWeight pack(const std::vector<WeightView>&, int threads = 0);
 
 // The plain parts again, equal in every bit to what was packed (scales and offsets as float32). Any may be null.
 struct PlainParts {

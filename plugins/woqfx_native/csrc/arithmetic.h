@@ -6,8 +6,10 @@
 // kTilesAtOnce is how many tiles one or two rows take at a time. Memory is read fastest in one stream, so it is one, unless
 // the sums of one would spend longer waiting for each other.
 //
-// kAhead is how many bytes ahead codes are prefetched. Where a line of codes takes many instructions, too few loads are
-// on their way at a time; int8 takes few, and is slower with more.
+// ahead() is how many bytes ahead codes are prefetched. Where a line of codes takes many instructions, too few loads are
+// on their way at a time; where a line takes few, for few rows or 8 bits, prefetching makes it slower.
+//
+// kDecodesAside: many rows are multiplied by codes that were decoded before, once for all.
 #pragma once
 
 #include "kernel.h"
@@ -20,6 +22,7 @@ struct Arithmetic {
     using V = V_;
     static constexpr const int (&kPanelRows)[V::kPanels] = V::kPanelRows;
     static constexpr int kPanels = V::kPanels, kFewRows = V::kFewRows, kManyRows = V::kManyRows;
+    static constexpr bool kDecodesAside = true;
 };
 
 template <class V>
@@ -31,7 +34,7 @@ struct Fp32 : Arithmetic<V> {
     static constexpr woqfx::Word kWord = woqfx::Word::f32;
     static constexpr int kOperands = 8;
     static constexpr int kTilesAtOnce = 2;
-    static constexpr std::size_t kAhead = 2048;
+    static constexpr std::size_t ahead(int, int) { return 2048; }
 
     template <int kBits>
     struct Decoder {
@@ -68,7 +71,7 @@ struct Bf16 : Arithmetic<V> {
     static constexpr woqfx::Word kWord = woqfx::Word::bf16x2;
     static constexpr int kOperands = 4;
     static constexpr int kTilesAtOnce = 1;
-    static constexpr std::size_t kAhead = 2048;
+    static constexpr std::size_t ahead(int, int) { return 2048; }
 
     template <int kBits>
     struct Decoder {
@@ -105,7 +108,9 @@ struct Int8 : Arithmetic<V> {
     static constexpr woqfx::Word kWord = woqfx::Word::int8x4;
     static constexpr int kOperands = 2;
     static constexpr int kTilesAtOnce = 1;
-    static constexpr std::size_t kAhead = 0;
+    static constexpr std::size_t ahead(int bits, int rows) { return bits == 4 && rows >= 4 ? 4096 : 0; }
+    static constexpr bool kDecodesAside = !V::kDecodesBytesFreely;
+    static constexpr int kManyRows = kDecodesAside ? V::kManyRows : V::kFewRows;
 
     template <int kBits>
     struct Decoder {

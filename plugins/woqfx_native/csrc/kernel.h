@@ -20,17 +20,21 @@ struct Operands {
     float unit;                           // what a codebook's step is worth in int8
 };
 
-// Some rows of activations, ready to be multiplied: word i of row r is words[i * word_stride + r * row_stride]; what
-// belongs to block b and row r is at [b * rows + r]. Words lie side by side for the rows of a panel, or row by row.
+// What belongs to a block of a row, beside its words.
+struct BlockOfRow {
+    std::uint32_t start;                  // what the block's sum starts from, if all zeros are the middle; with zeros,
+                                          // what origin - zero is multiplied by: float32, or int32 for int8; with
+                                          // offsets, the sum of the block's activations: float32
+    float step;                           // int8: the value of 1
+};
+
+// Some rows of activations, ready to be multiplied, row by row: a row's words, then its blocks.
 struct Panel {
     int rows;                             // as the kernel takes them; the last may be padding
     int used;
-    std::uint32_t* words;
-    std::size_t word_stride, row_stride;
-    float* steps;                         // int8: the value of 1
-    std::uint32_t* starts;                // what a block's sum starts from, if all zeros are the middle; with zeros,
-                                          // what origin - zero is multiplied by: float32, or int32 for int8; with
-                                          // offsets, the sum of the block's activations: float32
+    const std::uint32_t* words;
+    std::size_t row_words;                // from row to row
+    std::size_t blocks_at;                // in a row: words before its blocks
     std::size_t first;                    // the number of its first row
 };
 
@@ -45,7 +49,7 @@ struct Product {
     const Operands* operands;
     const Panel* panels;
     std::size_t panel_count;
-    bool row_by_row;                      // how panels' words lie
+    bool by_tiles;                        // panels are of any size, for kernels of tile registers
     const float* bias;
     void* y;
     Float y_type;
@@ -74,11 +78,12 @@ struct Kernel {
     bool bf16_by_fp32;                    // compute bf16 by rounding operands to it and multiplying in fp32
     const int* panel_rows;                // the sizes of panel that it takes, largest first, ending in 1
     int few_rows, many_rows;              // so many are one panel; of more, panels of up to so many
-    std::size_t row_by_row_from;          // from so many rows on it takes panels of up to 16, row by row; 0: never
+    std::size_t tiles_from;               // from so many rows on it takes panels of up to 16 of any size; 0: never
 
-    // A row of activations into a panel; outliers (int8) are left out: stored to `found`, and counted. `buffer` has
-    // 5 bytes per input, whole steps.
-    std::size_t (*prepare)(const Source&, const Panel&, int row, float* buffer, Outlier* found);
+    // A row of activations, made ready: its words and its blocks. Outliers (int8) are left out: stored to `found`, and
+    // counted. `buffer` has 4 bytes per input, whole steps.
+    std::size_t (*prepare)(const Source&, std::size_t row, std::uint32_t* words, BlockOfRow* blocks, float* buffer,
+                           Outlier* found);
     // Tiles [begin, end) of the result, for all panels. `scratch` has scratch_bytes(); needed if there are many rows.
     void (*multiply)(const Product&, std::size_t begin, std::size_t end, std::uint8_t* scratch);
     std::size_t (*scratch_bytes)(const Product&);

@@ -14,7 +14,7 @@ void multiply_chunk(const Multiplication& by, const ConstRows& x, const Rows& y,
     Activations& activations = kept;  // this thread's, in all of them
     activations.plan(by, first, rows);
     const int threads = rows * l.k < 1 << 15 ? 1 : options.threads;
-    parallel_for(activations.panels(), threads, [&](std::size_t i) { activations.prepare(i, x); });
+    parallel_for(rows, threads, [&](std::size_t i) { activations.prepare(first + i, x); });
     activations.finish();
     // A few parts for each thread, so that one that starts late does less; in pairs of tiles, which few rows take at
     // once.

@@ -2,10 +2,12 @@
 //
 // Thin on purpose: shapes and types are checked here, the rest is the core's. The GIL is released while a kernel runs.
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "arrays.h"
@@ -32,29 +34,34 @@ View rows_of(const Array& array, std::size_t width, const char* message) {
 
 std::size_t packed_width(std::size_t k, int bits) { return k / 8 * bits + (k % 8 * bits + 7) / 8; }
 
-PackedWeight pack_arrays(const Dense<const std::uint8_t, 2>& codes, const Array& scales, std::size_t k,
-                         std::size_t group, int bits, const Given<const std::uint8_t, 2>& zeros,
-                         const std::optional<Array>& offsets, const Given<const float, 1>& levels,
-                         const Given<const std::int32_t, 1>& order, int threads) {
-    WeightView view;
-    view.n = codes.shape(0), view.k = k, view.group = group, view.bits = bits;
+// Codes, scales, zeros and offsets of some rows.
+using RowArrays =
+    std::tuple<Dense<const std::uint8_t, 2>, Array, Given<const std::uint8_t, 2>, std::optional<Array>>;
+
+PackedWeight pack_arrays(const std::vector<RowArrays>& parts, std::size_t k, std::size_t group, int bits,
+                         const Given<const float, 1>& levels, const Given<const std::int32_t, 1>& order, int threads) {
     require(bits >= 1 && bits <= 8 && k >= 1 && group >= 1 && group <= k, "bits, k or group is out of range");
-    require(codes.shape(1) == packed_width(k, bits), "codes must be uint8 [N, ceil(k * bits / 8)]");
     const std::size_t groups = k / group + (k % group != 0);
-    const auto rows = rows_of<ConstRows>(scales, groups, "scales must be [N, G]");
-    require(rows.rows == view.n && rows.stride == groups, "scales must be [N, G], without gaps");
-    view.codes = codes.data(), view.scales = rows.data, view.scale_type = rows.type;
-    view.zeros = pointer(zeros, view.n, groups, "zeros must be uint8 [N, G]");
-    if (offsets) {
-        const auto given = rows_of<ConstRows>(*offsets, groups, "offsets must be [N, G]");
-        require(given.rows == view.n && given.stride == groups && given.type == view.scale_type,
-                "offsets must be [N, G], without gaps, in the type of the scales");
-        view.offsets = given.data;
+    std::vector<WeightView> views;
+    for (const auto& [codes, scales, zeros, offsets] : parts) {
+        WeightView& view = views.emplace_back();
+        view.n = codes.shape(0), view.k = k, view.group = group, view.bits = bits;
+        require(codes.shape(1) == packed_width(k, bits), "codes must be uint8 [N, ceil(k * bits / 8)]");
+        const auto rows = rows_of<ConstRows>(scales, groups, "scales must be [N, G]");
+        require(rows.rows == view.n && rows.stride == groups, "scales must be [N, G], without gaps");
+        view.codes = codes.data(), view.scales = rows.data, view.scale_type = rows.type;
+        view.zeros = pointer(zeros, view.n, groups, "zeros must be uint8 [N, G]");
+        if (offsets) {
+            const auto given = rows_of<ConstRows>(*offsets, groups, "offsets must be [N, G]");
+            require(given.rows == view.n && given.stride == groups && given.type == view.scale_type,
+                    "offsets must be [N, G], without gaps, in the type of the scales");
+            view.offsets = given.data;
+        }
+        if (levels) view.levels = levels->data(), view.level_count = levels->shape(0);
+        view.order = pointer(order, k, "order must be int32 [K]");
     }
-    if (levels) view.levels = levels->data(), view.level_count = levels->shape(0);
-    view.order = pointer(order, k, "order must be int32 [K]");
     const nb::gil_scoped_release unlocked;
-    return pack(view, threads);
+    return pack(views, threads);
 }
 
 void unpack_arrays(const PackedWeight& weight, const Given<std::uint8_t, 2>& codes, const Given<float, 2>& scales,
@@ -168,8 +175,8 @@ NB_MODULE(_core, m) {
         .def_prop_ro("n", &PackedWeight::n)
         .def_prop_ro("k", &PackedWeight::k);
 
-    m.def("pack", &pack_arrays, "codes"_a.noconvert(), "scales"_a.noconvert(), "k"_a, "group"_a, "bits"_a,
-          "zeros"_a.noconvert().none(), "offsets"_a.noconvert().none(), "levels"_a.noconvert().none(), "order"_a.noconvert().none(), "threads"_a);
+    m.def("pack", &pack_arrays, "parts"_a.noconvert(), "k"_a, "group"_a, "bits"_a, "levels"_a.noconvert().none(),
+          "order"_a.noconvert().none(), "threads"_a);
     m.def("unpack", &unpack_arrays, "weight"_a, "codes"_a.noconvert().none(), "scales"_a.noconvert().none(),
           "zeros"_a.noconvert().none(), "offsets"_a.noconvert().none(), "order"_a.noconvert().none(), "threads"_a);
     m.def("linear", &linear_at, "weight"_a, "x"_a, "x_type"_a, "rows"_a, "stride"_a, "y"_a, "bias"_a, "bias_type"_a,

@@ -58,8 +58,8 @@ constexpr std::size_t kMostRows = 240, kMostRowsWithOutliers = 48;
 
 // The next panel for `left` of so many rows: the largest; near the end, two of about half a size rather than a large one
 // and a small one; and the smallest that holds the rest.
-int panel_rows(const Kernel& kernel, std::size_t rows, std::size_t left, bool row_by_row) {
-    if (row_by_row) return static_cast<int>(std::min<std::size_t>(left, 16));
+int panel_rows(const Kernel& kernel, std::size_t rows, std::size_t left, bool by_tiles) {
+    if (by_tiles) return static_cast<int>(std::min<std::size_t>(left, 16));
     const auto most = static_cast<std::size_t>(rows <= static_cast<std::size_t>(kernel.few_rows) ? kernel.few_rows
                                                                                                  : kernel.many_rows);
     const std::size_t share = left >= 2 * most ? most : left > most ? (left + 1) / 2 : left;
@@ -88,36 +88,28 @@ void Activations::plan(const Multiplication& by, std::size_t first, std::size_t 
     const Kernel& kernel = *by.kernel_;
     const Layout& l = by.layout();
     const auto word_inputs = kernel.word == Word::f32 ? 1u : kernel.word == Word::bf16x2 ? 2u : 4u;
-    const std::size_t row_words = l.steps * kStep / word_inputs;
+    constexpr std::size_t kLine = 16, kBlockWords = sizeof(BlockOfRow) / 4;
+    blocks_at_ = l.steps * kStep / word_inputs;
+    // An odd number of lines: rows side by side then lie in different sets of a cache.
+    row_words_ = (divide_up(blocks_at_ + l.blocks * kBlockWords, kLine) | 1) * kLine;
 
-    row_by_row_ = kernel.row_by_row_from && rows >= kernel.row_by_row_from;
+    by_tiles_ = kernel.tiles_from && rows >= kernel.tiles_from;
     panels_.clear();
     std::size_t padded = 0;
     for (std::size_t done = 0; done < rows;) {
-        const int size = panel_rows(kernel, rows, rows - done, row_by_row_);
+        const int size = panel_rows(kernel, rows, rows - done, by_tiles_);
         const std::size_t used = std::min(rows - done, static_cast<std::size_t>(size));
-        const auto side_by_side = static_cast<std::size_t>(size);
-        panels_.push_back({size, static_cast<int>(used), nullptr, row_by_row_ ? 1 : side_by_side,
-                           row_by_row_ ? row_words : 1, nullptr, nullptr, first + done});
-        done += used, padded += static_cast<std::size_t>(size);
+        panels_.push_back({size, static_cast<int>(used), nullptr, row_words_, blocks_at_, first + done});
+        done += used, padded = done - used + static_cast<std::size_t>(size);
     }
-    auto* words = reinterpret_cast<std::uint32_t*>(memory_.get(padded * (row_words + 2 * l.blocks) * 4));
-    auto* steps = reinterpret_cast<float*>(words + padded * row_words);
-    auto* starts = reinterpret_cast<std::uint32_t*>(steps + padded * l.blocks);
-    for (Panel& panel : panels_) {
-        const auto size = static_cast<std::size_t>(panel.rows);
-        panel.words = words, panel.steps = steps, panel.starts = starts;
-        words += size * row_words, steps += size * l.blocks, starts += size * l.blocks;
-        if (panel.used < panel.rows) {
-            std::memset(panel.words, 0, size * row_words * 4);
-            std::memset(panel.steps, 0, size * l.blocks * 4);
-            std::memset(panel.starts, 0, size * l.blocks * 4);
-        }
-    }
+    // Only the last panel may have more rows than there are; those are zeros.
+    words_ = reinterpret_cast<std::uint32_t*>(memory_.get(padded * row_words_ * 4));
+    std::memset(words_ + rows * row_words_, 0, (padded - rows) * row_words_ * 4);
+    for (Panel& panel : panels_) panel.words = words_ + (panel.first - first) * row_words_;
     if (by.threshold_ > 0) outliers_.resize(rows * l.k), outlier_begin_.assign(rows + 1, 0);
 }
 
-void Activations::prepare(std::size_t panel, const ConstRows& x) {
+void Activations::prepare(std::size_t row, const ConstRows& x) {
     const Layout& l = by_->layout();
     const Operands& operands = by_->operands_;
     const float threshold = by_->threshold_;
@@ -131,14 +123,13 @@ void Activations::prepare(std::size_t panel, const ConstRows& x) {
                         l.origin == Origin::middle ? operands.origin - operands.implied_zero : 1,
                         operands.unit};
     thread_local Workspace memory;
-    auto* buffer = reinterpret_cast<float*>(memory.get(l.steps * kStep * 5));
-    const Panel& p = panels_[panel];
-    for (int r = 0; r < p.used; ++r) {
-        const std::size_t row = p.first - first_ + static_cast<std::size_t>(r);
-        Outlier* found = threshold > 0 ? outliers_.data() + row * l.k : nullptr;
-        const std::size_t count = by_->kernel_->prepare(source, p, r, buffer, found);
-        if (found) outlier_begin_[row + 1] = count;
-    }
+    auto* buffer = reinterpret_cast<float*>(memory.get(l.steps * kStep * 4));
+    const std::size_t place = row - first_;
+    std::uint32_t* const words = words_ + place * row_words_;
+    auto* const blocks = reinterpret_cast<BlockOfRow*>(words + blocks_at_);
+    Outlier* const found = threshold > 0 ? outliers_.data() + place * l.k : nullptr;
+    const std::size_t count = by_->kernel_->prepare(source, row, words, blocks, buffer, found);
+    if (found) outlier_begin_[place + 1] = count;
 }
 
 void Activations::finish() {
@@ -159,7 +150,7 @@ void Activations::multiply(const Rows& y, const float* bias, std::size_t begin, 
                           &by_->operands_,
                           panels_.data(),
                           panels_.size(),
-                          row_by_row_,
+                          by_tiles_,
                           bias,
                           y.data,
                           y.type,

@@ -2,7 +2,7 @@
 //
 //     Multiplication by(weight, compute);      // once for a weight
 //     activations.plan(by, first, rows);       // one thread
-//     activations.prepare(panel, x);           // each panel, any thread
+//     activations.prepare(row, x);             // each row, any thread
 //     activations.finish();                    // one thread
 //     activations.multiply(y, bias, 0, tiles); // each tile, any thread
 #pragma once
@@ -60,8 +60,8 @@ class Activations {
 public:
     // For rows [first, first + rows) of what prepare() and multiply() are given.
     void plan(const Multiplication&, std::size_t first, std::size_t rows);
-    std::size_t panels() const { return panels_.size(); }
-    void prepare(std::size_t panel, const ConstRows& x);
+    // Row `row` of x, which is one of those that were planned for.
+    void prepare(std::size_t row, const ConstRows& x);
     void finish();
     // Outputs of tiles [begin, end): columns from 32 begin on.
     void multiply(const Rows& y, const float* bias, std::size_t begin, std::size_t end) const;
@@ -69,7 +69,9 @@ public:
 private:
     const Multiplication* by_ = nullptr;
     std::size_t first_ = 0, rows_ = 0;
-    bool row_by_row_ = false;
+    bool by_tiles_ = false;
+    std::size_t row_words_ = 0, blocks_at_ = 0;
+    std::uint32_t* words_ = nullptr;
     std::vector<Panel> panels_;
     Workspace memory_;
     std::vector<Outlier> outliers_;

@@ -11,7 +11,8 @@
 // With offsets in place of zeros, sum = 0, and total += (offset + origin * scale) * (sum of the activations) in the end.
 //
 // For few rows, codes are decoded in registers, just before they are multiplied: one pass over the weight's memory. For
-// many, a stretch of a tile is decoded once, into the cache, and multiplied by one panel of rows after the other.
+// many, a stretch of a tile is decoded once, into the cache, and multiplied by one panel of rows after the other; where
+// decoding costs nothing beside the products (kDecodesAside), a tile is multiplied, as it is, by one panel after the other.
 #pragma once
 
 #include <cstddef>
@@ -30,6 +31,9 @@ using woqfx::kTile;
 using woqfx::Panel;
 using woqfx::Product;
 
+constexpr std::size_t kBlockWords = sizeof(woqfx::BlockOfRow) / 4;
+constexpr std::size_t kStepOfBlock = offsetof(woqfx::BlockOfRow, step) / 4;
+
 // Where C vectors of outputs, side by side, begin: for each its tile's record of block 0, and its first lane.
 template <class V, int C>
 struct Strip {
@@ -44,8 +48,8 @@ struct Strip {
     }
 };
 
-// Codes as they are in memory, decoded on the way.
-template <class A, int kBits, int C>
+// Codes as they are in memory, decoded on the way, and fetched kAhead bytes before.
+template <class A, int kBits, int C, std::size_t kAhead = 0>
 struct Packed {
     using V = typename A::V;
     static constexpr int kOperands = A::kOperands;
@@ -66,7 +70,7 @@ struct Packed {
             unroll<kBits / 4>([&](auto j) {
                 const std::uint8_t* const word = from[c] + j * int{kTile} * 4;
                 words[c][j] = V::load_words(word);
-                if constexpr (A::kAhead && c * V::kLanes % 16 == 0) __builtin_prefetch(word + A::kAhead);
+                if constexpr (kAhead && c * V::kLanes % 16 == 0) __builtin_prefetch(word + kAhead);
             });
         });
     }
@@ -114,26 +118,26 @@ template <class A, int C, int R, class Codes>
     const woqfx::Layout& l = *p.layout;
     const woqfx::Origin origins = l.origin;
     const woqfx::Float scale_type = l.scale_type;
-    const std::uint32_t* words = x.words + begin * l.block_steps * A::kOperands * R;
-    const std::uint32_t* starts = x.starts + begin * R;
-    const float* steps = x.steps + begin * R;
+    const std::uint32_t* words = x.words + begin * l.block_steps * A::kOperands;
+    const std::uint32_t* blocks = x.words + x.blocks_at + begin * kBlockWords;
+    const std::size_t row = x.row_words;
     typename V::F sofar[C * R];
     unroll<C>([&](auto c) {
         unroll<R>([&](auto r) { sofar[c * R + r] = V::load(totals + r * stride + c * V::kLanes); });
     });
-    for (std::size_t b = begin; b < end; ++b, starts += R, steps += R) {
+    for (std::size_t b = begin; b < end; ++b, blocks += kBlockWords) {
         // Loops over sums are unrolled here, by hand: compilers then keep all of them in registers.
         typename A::Sum sums[C * R];
         unroll<C>([&](auto c) {
             if (origins != woqfx::Origin::zeros) {
                 const bool apart = origins == woqfx::Origin::offsets;
-                unroll<R>([&](auto r) { sums[c * R + r] = A::from_words(V::set(apart ? 0 : starts[r])); });
+                unroll<R>([&](auto r) { sums[c * R + r] = A::from_words(V::set(apart ? 0 : blocks[r * row])); });
                 return;
             }
             const typename V::I origin = V::set(static_cast<std::uint32_t>(p.operands->origin));
             const std::uint8_t* zeros = strip.records[c] + b * l.record_bytes + l.origins_at + strip.lanes[c];
             const typename V::I shift = V::subtract(origin, V::load_bytes(zeros));
-            unroll<R>([&](auto r) { sums[c * R + r] = A::start(shift, V::set(starts[r])); });
+            unroll<R>([&](auto r) { sums[c * R + r] = A::start(shift, V::set(blocks[r * row])); });
         });
         codes.block(b);
         std::size_t left = l.steps_of(b) * (A::kOperands / Codes::kOperands);
@@ -143,24 +147,27 @@ template <class A, int C, int R, class Codes>
                 typename A::Operand operands[C];
                 unroll<C>([&](auto c) { operands[c] = codes.template operand<i>(c); });
                 unroll<R>([&](auto r) {
-                    const typename A::Operand word = A::broadcast(words[i * R + r]);
+                    const typename A::Operand word = A::broadcast(words[r * row + i]);
                     unroll<C>([&](auto c) {
                         sums[c * R + r] = A::add_product(sums[c * R + r], operands[c], word);
                     });
                 });
             });
             codes.advance();
-            words += Codes::kOperands * R;
+            words += Codes::kOperands;
             asm volatile("" ::: "memory");  // loads stay in their step: moved, they would take the sums' registers
         } while (--left);
         unroll<C>([&](auto c) {
             const std::uint8_t* record = strip.records[c] + b * l.record_bytes;
             const typename V::F scale = V::load_scales(record, scale_type, strip.lanes[c]);
-            unroll<R>([&](auto r) { sofar[c * R + r] = A::finish(sofar[c * R + r], sums[c * R + r], scale, steps[r]); });
+            unroll<R>([&](auto r) {
+                const float step = float_of(blocks[r * row + kStepOfBlock]);
+                sofar[c * R + r] = A::finish(sofar[c * R + r], sums[c * R + r], scale, step);
+            });
             if (origins != woqfx::Origin::offsets) return;
             const typename V::F offset = offset_of_origin<V>(p, record, strip.lanes[c], scale);
             unroll<R>([&](auto r) {
-                sofar[c * R + r] = V::fma(offset, V::set(float_of(starts[r])), sofar[c * R + r]);
+                sofar[c * R + r] = V::fma(offset, V::set(float_of(blocks[r * row])), sofar[c * R + r]);
             });
         });
     }
@@ -216,26 +223,27 @@ inline void copy_floats(float* to, const float* from, std::size_t count) {
 }
 
 template <class A, int kBits, int C, int R>
-void few_rows_strip(const Product& p, std::size_t tile, std::size_t lane) {
+void few_rows_strip(const Product& p, const Panel& x, std::size_t tile, std::size_t lane) {
     using V = typename A::V;
     constexpr std::size_t kWidth = C * V::kLanes;
     alignas(64) float totals[R * kWidth] = {};
     const Strip<V, C> strip(p, tile, lane);
-    multiply_blocks<A, C, R>(p, p.panels[0], strip, Packed<A, kBits, C>(p, strip), 0, p.layout->blocks, totals, kWidth);
-    store_totals(p, p.panels[0], tile, lane, kWidth, totals, kWidth);
+    const Packed<A, kBits, C, A::ahead(kBits, R)> codes(p, strip);
+    multiply_blocks<A, C, R>(p, x, strip, codes, 0, p.layout->blocks, totals, kWidth);
+    store_totals(p, x, tile, lane, kWidth, totals, kWidth);
 }
 
 template <class A, int kBits, int R>
-void few_rows(const Product& p, std::size_t begin, std::size_t end) {
+void few_rows(const Product& p, const Panel& x, std::size_t begin, std::size_t end) {
     constexpr std::size_t kLanes = A::V::kLanes;
     constexpr int kTileVectors = static_cast<int>(kTile / kLanes), kMost = A::kTilesAtOnce * kTileVectors;
     constexpr int kWide = R > 2 ? 2 : kMost < 4 ? kMost : 4, kNarrow = kWide < kTileVectors ? kWide : kTileVectors;
     std::size_t tile = begin;
     if constexpr (kWide > kNarrow)  // two tiles
-        for (; tile + 1 < end; tile += 2) few_rows_strip<A, kBits, kWide, R>(p, tile, 0);
+        for (; tile + 1 < end; tile += 2) few_rows_strip<A, kBits, kWide, R>(p, x, tile, 0);
     for (; tile < end; ++tile)
         for (std::size_t lane = 0; lane < kTile; lane += kNarrow * kLanes)
-            few_rows_strip<A, kBits, kNarrow, R>(p, tile, lane);
+            few_rows_strip<A, kBits, kNarrow, R>(p, x, tile, lane);
 }
 
 constexpr std::size_t kDecodedBytes = 64 << 10;  // of a tile: a quarter of a small L2 cache
@@ -259,6 +267,7 @@ inline std::size_t padded_rows(const Product& p) {
 
 template <class A>
 std::size_t scratch_bytes(const Product& p) {
+    if constexpr (!A::kDecodesAside) return 0;
     return padded_rows(p) * kTile * 4 + decoded_blocks<A>(*p.layout) * decoded_block_bytes<A>(*p.layout);
 }
 
@@ -331,16 +340,22 @@ void many_rows(const Product& p, std::size_t tile, std::uint8_t* scratch, Multip
 }
 
 template <class A, int kBits>
+void few_rows_panel(const Product& p, const Panel& x, std::size_t begin, std::size_t end) {
+    unroll<A::kPanels>([&](auto which) {
+        constexpr int R = A::kPanelRows[which];
+        if constexpr (R <= A::kFewRows)
+            if (x.rows == R) few_rows<A, kBits, R>(p, x, begin, end);
+    });
+}
+
+template <class A, int kBits>
 void multiply_bits(const Product& p, std::size_t begin, std::size_t end, std::uint8_t* scratch) {
-    bool done = false;
-    if (p.panel_count == 1)
-        unroll<A::kPanels>([&](auto which) {
-            constexpr int R = A::kPanelRows[which];
-            if constexpr (R <= A::kFewRows)
-                if (p.panels[0].rows == R) few_rows<A, kBits, R>(p, begin, end), done = true;
-        });
-    if (!done)
-        for (std::size_t tile = begin; tile < end; ++tile) many_rows<A, kBits>(p, tile, scratch, decoded_panel<A>);
+    if (p.panel_count == 1 && p.panels[0].rows <= A::kFewRows) return few_rows_panel<A, kBits>(p, p.panels[0], begin, end);
+    for (std::size_t tile = begin; tile < end; ++tile)
+        if constexpr (A::kDecodesAside)
+            many_rows<A, kBits>(p, tile, scratch, decoded_panel<A>);
+        else
+            for (std::size_t i = 0; i < p.panel_count; ++i) few_rows_panel<A, kBits>(p, p.panels[i], tile, tile + 1);
 }
 
 template <class A>

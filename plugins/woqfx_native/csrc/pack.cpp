@@ -1,12 +1,8 @@
-// Plain codes into the packed layout, and back.
+// Plain codes into the packed layout.
 #include <algorithm>
-#include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
-#include "lane_params.h"
-#include "layout.h"
+#include "codes.h"
 #include "memory.h"
 #include "numbers.h"
 #include "pool.h"
@@ -14,7 +10,63 @@
 namespace woqfx {
 namespace {
 
-std::size_t row_bytes(std::size_t k, int bits) { return (k * static_cast<std::size_t>(bits) + 7) / 8; }
+// The rows of one tile, each from its own first number on.
+struct TileRows {
+    std::size_t count = 0;
+    const std::uint8_t *codes[kTile], *scales[kTile], *zeros[kTile], *offsets[kTile];
+    Float type;                            // of scales and offsets
+};
+
+// Four words of each of four rows, as four rows of each word.
+using Words = std::uint32_t __attribute__((vector_size(16)));
+
+template <int kBits>
+void pack_square(const std::uint8_t* const* rows, std::size_t at, std::uint8_t* const* words) {
+    Words r[4];
+    for (int i = 0; i < 4; ++i) std::memcpy(&r[i], rows[i] + at, sizeof r[i]);
+    const Words a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), b = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
+    const Words c = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5), d = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+    r[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5), r[1] = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+    r[2] = __builtin_shufflevector(b, d, 0, 1, 4, 5), r[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+    for (int i = 0; i < 4; ++i) {
+        if constexpr (kBits == 4) r[i] = weave(r[i]);
+        std::memcpy(words[i], &r[i], sizeof r[i]);
+    }
+}
+
+// The first `count` words of all rows of a full tile: 4 bytes of a row are a lane's word in a step. A cache line of rows
+// at a time, a few rows at a time: rows lie at distances that share few lines of the nearest cache, and that no processor
+// fetches ahead by itself.
+template <int kBits>
+void pack_words(const Layout& l, const TileRows& rows, std::size_t count, std::uint8_t* tile) {
+    constexpr std::size_t kLine = 16, kWord = kTile * 4;
+    const std::size_t in_block = l.blocks == 1 ? count : l.block / kStep * (kBits / 4);
+    std::uint8_t* words[kLine];
+    std::uint8_t* block = tile + l.codes_at;
+    for (std::size_t first = 0, within = 0; first < count; first += kLine) {
+        const std::size_t line = std::min(kLine, count - first);
+        for (std::size_t i = 0; i < line; ++i) {
+            words[i] = block + within * kWord;
+            if (++within == in_block) within = 0, block += l.record_bytes;
+        }
+        for (std::size_t lane = 0; lane < kTile; lane += 4) {
+            for (std::size_t j = lane; j < lane + 4; ++j) __builtin_prefetch(rows.codes[j] + (first + kLine) * 4);
+            std::size_t i = 0;
+            std::uint8_t* to[4];
+            for (; i + 4 <= line; i += 4) {
+                for (std::size_t j = 0; j < 4; ++j) to[j] = words[i + j] + lane * 4;
+                pack_square<kBits>(rows.codes + lane, (first + i) * 4, to);
+            }
+            for (; i < line; ++i)
+                for (std::size_t j = lane; j < lane + 4; ++j) {
+                    std::uint32_t word;
+                    std::memcpy(&word, rows.codes[j] + (first + i) * 4, 4);
+                    if constexpr (kBits == 4) word = weave(word);
+                    std::memcpy(words[i] + j * 4, &word, 4);
+                }
+        }
+    }
+}
 
 std::uint32_t plain_code(const std::uint8_t* row, std::size_t k, int bits) {
     const std::size_t bit = k * static_cast<std::size_t>(bits);
@@ -22,44 +74,6 @@ std::uint32_t plain_code(const std::uint8_t* row, std::size_t k, int bits) {
     std::uint32_t word = row[bit / 8];
     if (shift + static_cast<unsigned>(bits) > 8) word |= static_cast<std::uint32_t>(row[bit / 8 + 1]) << 8;
     return word >> shift & ((1u << bits) - 1);
-}
-
-// The order of nibbles in a step (layout.h): input b and input b + 4 share byte b. Its own kind of inverse below.
-std::uint32_t weave(std::uint32_t w) {
-    w = (w & 0xff0000ff) | (w & 0x0000ff00) << 8 | (w >> 8 & 0x0000ff00);
-    return (w & 0xf00ff00f) | (w & 0x00f000f0) << 4 | (w >> 4 & 0x00f000f0);
-}
-
-std::uint32_t unweave(std::uint32_t w) {
-    w = (w & 0xf00ff00f) | (w & 0x00f000f0) << 4 | (w >> 4 & 0x00f000f0);
-    return (w & 0xff0000ff) | (w & 0x0000ff00) << 8 | (w >> 8 & 0x0000ff00);
-}
-
-// Where input `o` of a step has its code in a step's bytes: byte, and shift in it.
-struct Place {
-    std::size_t byte;
-    unsigned shift;
-};
-
-Place place_of(const Layout& l, std::size_t lane, std::size_t o) {
-    if (l.stored_bits == 4) return {lane * 4 + o % 4, static_cast<unsigned>(o / 4 * 4)};
-    return {o / 4 * kTile * 4 + lane * 4 + o % 4, 0};
-}
-
-// Whole steps of a block, where rows have them on whole bytes: a word of each row, side by side. Says how many inputs.
-std::size_t pack_steps(const Layout& l, const std::uint8_t* rows, std::size_t row_width, std::size_t lanes,
-                       std::size_t start, std::size_t width, std::uint8_t* steps) {
-    if (l.bits != l.stored_bits || start * static_cast<std::size_t>(l.bits) % 8 != 0) return 0;
-    const std::uint8_t* from = rows + start * static_cast<std::size_t>(l.bits) / 8;
-    const std::uint8_t* const end = from + width / kStep * static_cast<std::size_t>(l.bits);
-    for (; from < end; from += 4, steps += kTile * 4) {
-        std::uint32_t words[kTile] = {};
-        for (std::size_t lane = 0; lane < lanes; ++lane) std::memcpy(&words[lane], from + lane * row_width, 4);
-        if (l.stored_bits == 4)
-            for (std::uint32_t& word : words) word = weave(word);
-        std::memcpy(steps, words, sizeof words);
-    }
-    return width / kStep * kStep;
 }
 
 // A row's inputs of a block from `done`, a whole step, on: code by code.
@@ -74,53 +88,80 @@ void pack_codes(const Layout& l, const std::uint8_t* row, std::size_t start, std
     }
 }
 
-void unpack_block(const Layout& l, const std::uint8_t* steps, std::size_t start, std::size_t width, std::size_t lane,
-                  std::uint8_t* row) {
-    std::size_t done = 0;
-    if (l.bits == l.stored_bits && start * static_cast<std::size_t>(l.bits) % 8 == 0) {
-        std::uint8_t* to = row + start * static_cast<std::size_t>(l.bits) / 8;
-        for (; done + kStep <= width; done += kStep, to += l.bits, steps += l.step_bytes)
-            for (std::size_t j = 0; j < static_cast<std::size_t>(l.stored_bits) / 4; ++j) {
-                std::uint32_t word;
-                std::memcpy(&word, steps + (j * kTile + lane) * 4, 4);
-                if (l.stored_bits == 4) word = unweave(word);
-                std::memcpy(to + 4 * j, &word, 4);
-            }
+// How many inputs of each row of a full tile are packed word by word: none where words would cross blocks.
+std::size_t inputs_in_words(const Layout& l) {
+    if (l.bits != l.stored_bits || (l.blocks > 1 && l.block % kStep != 0)) return 0;
+    return l.k / kStep * kStep;
+}
+
+void pack_codes(const Layout& l, const TileRows& rows, std::uint8_t* tile) {
+    const std::size_t in_words = rows.count == kTile ? inputs_in_words(l) : 0;
+    const std::size_t count = in_words * static_cast<std::size_t>(l.bits) / 32;
+    if (in_words) l.bits == 4 ? pack_words<4>(l, rows, count, tile) : pack_words<8>(l, rows, count, tile);
+    for (std::size_t b = 0; b < l.blocks; ++b) {
+        const std::size_t start = b * l.block, width = l.width_of(b);
+        const std::size_t done = in_words > start ? std::min(in_words - start, width) : 0;
+        if (done < width)
+            for (std::size_t lane = 0; lane < rows.count; ++lane)
+                pack_codes(l, rows.codes[lane], start, done, width, lane, tile + b * l.record_bytes + l.codes_at);
     }
-    for (std::size_t o = 0; done < width; ++done) {
-        const Place place = place_of(l, lane, o);
-        const std::uint32_t code = steps[place.byte] >> place.shift & ((1u << l.bits) - 1);
-        const std::size_t bit = (start + done) * static_cast<std::size_t>(l.bits);
-        const std::uint32_t placed = code << bit % 8;
-        row[bit / 8] = static_cast<std::uint8_t>(row[bit / 8] | placed);
-        if (placed >> 8) row[bit / 8 + 1] = static_cast<std::uint8_t>(row[bit / 8 + 1] | placed >> 8);
-        if (++o == kStep) o = 0, steps += l.step_bytes;
+}
+
+// A number of each group of each row to its lane of every block, by copy(to, from, group).
+template <class Copy>
+void spread(const Layout& l, const std::uint8_t* const* rows, std::size_t count, std::size_t bytes, std::uint8_t* at,
+            Copy copy) {
+    constexpr std::size_t kBlocks = 32;    // of which all lanes stay in the nearest cache
+    for (std::size_t first = 0; first < l.blocks; first += kBlocks) {
+        const std::size_t blocks = std::min(kBlocks, l.blocks - first);
+        std::size_t groups[kBlocks];
+        for (std::size_t b = 0; b < blocks; ++b) groups[b] = (first + b) * l.block / l.group;
+        std::uint8_t* const to = at + first * l.record_bytes;
+        for (std::size_t lane = 0; lane < count; ++lane)
+            for (std::size_t b = 0; b < blocks; ++b) copy(to + b * l.record_bytes + lane * bytes, rows[lane], groups[b]);
     }
+}
+
+template <class T>
+void copy_one(std::uint8_t* to, const std::uint8_t* row, std::size_t group) {
+    std::memcpy(to, row + group * sizeof(T), sizeof(T));
+}
+
+// Scales or offsets; the layout's type holds them exactly.
+void spread_floats(const Layout& l, const std::uint8_t* const* rows, std::size_t count, Float given, std::uint8_t* at) {
+    const std::size_t bytes = scale_bytes(l.scale_type);
+    if (given != l.scale_type)
+        spread(l, rows, count, bytes, at, [&](std::uint8_t* to, const std::uint8_t* row, std::size_t group) {
+            store_float(to, l.scale_type, 0, load_float(row, given, group));
+        });
+    else if (bytes == 4)
+        spread(l, rows, count, bytes, at, copy_one<std::uint32_t>);
+    else
+        spread(l, rows, count, bytes, at, copy_one<std::uint16_t>);
+}
+
+void pack_tile(const Layout& l, const TileRows& rows, std::uint8_t* tile) {
+    for (std::size_t lane = 0; lane < rows.count; ++lane) __builtin_prefetch(rows.codes[lane]);
+    std::memset(tile, 0, l.tile_bytes);
+    spread_floats(l, rows.scales, rows.count, rows.type, tile);
+    if (l.origin == Origin::zeros) spread(l, rows.zeros, rows.count, 1, tile + l.origins_at, copy_one<std::uint8_t>);
+    if (l.origin == Origin::offsets) spread_floats(l, rows.offsets, rows.count, rows.type, tile + l.origins_at);
+    pack_codes(l, rows, tile);
 }
 
 // The smallest type that holds every scale, and every offset, exactly.
-Float smallest_type(const WeightView& w, std::size_t count) {
-    if (w.scale_type != Float::f32) return w.scale_type;
+Float smallest_type(const std::vector<WeightView>& parts, std::size_t groups) {
+    if (parts[0].scale_type != Float::f32) return parts[0].scale_type;
     bool f16 = true, bf16 = true;
-    for (const void* numbers : {w.scales, w.offsets}) {
-        const float* values = static_cast<const float*>(numbers);
-        for (std::size_t i = 0; values && i < count && (f16 || bf16); ++i) {
-            f16 = f16 && from_f16(to_f16(values[i])) == values[i];
-            bf16 = bf16 && from_bf16(to_bf16(values[i])) == values[i];
+    for (const WeightView& w : parts)
+        for (const void* numbers : {w.scales, w.offsets}) {
+            const float* values = static_cast<const float*>(numbers);
+            for (std::size_t i = 0; values && i < w.n * groups && (f16 || bf16); ++i) {
+                f16 = f16 && from_f16(to_f16(values[i])) == values[i];
+                bf16 = bf16 && from_bf16(to_bf16(values[i])) == values[i];
+            }
         }
-    }
     return f16 ? Float::f16 : bf16 ? Float::bf16 : Float::f32;
-}
-
-// A scale or an offset to its lane; both types hold it exactly.
-void copy_number(const void* numbers, Float given, std::size_t at, std::uint8_t* to, Float type, std::size_t lane) {
-    const auto* from = static_cast<const std::uint8_t*>(numbers);
-    if (given != type)
-        store_float(to, type, lane, load_float(numbers, given, at));
-    else if (type == Float::f32)
-        std::memcpy(to + lane * 4, from + at * 4, 4);
-    else
-        std::memcpy(to + lane * 2, from + at * 2, 2);
 }
 
 Header read_header(const std::uint8_t* data, std::size_t size) {
@@ -140,14 +181,15 @@ void check_order(const std::int32_t* order, std::size_t k) {
     }
 }
 
-}  // namespace
-
-PackedWeight pack(const WeightView& w, int threads) {
+// What `parts` have in common, and their rows together.
+Header header_of(const std::vector<WeightView>& parts) {
+    if (parts.empty()) throw Error("no weight to pack: give one, or some whose rows lie one after the other");
+    const WeightView& w = parts[0];
     Header header{};
     std::memcpy(header.magic, "woqfxpk", 8);
     header.version = kLayoutVersion;
     header.bits = static_cast<std::uint32_t>(w.bits);
-    header.n = w.n, header.k = w.k, header.group = w.group;
+    header.k = w.k, header.group = w.group;
     if (w.zeros && w.offsets) throw Error("a weight has zeros or offsets, not both");
     header.origin = w.zeros ? Origin::zeros : w.offsets ? Origin::offsets : Origin::middle;
     header.has_order = w.order != nullptr;
@@ -155,42 +197,60 @@ PackedWeight pack(const WeightView& w, int threads) {
         header.level_count = static_cast<std::uint32_t>(w.level_count);
         for (std::size_t i = 0; i < w.level_count && i < 16; ++i) header.levels[i] = w.levels[i];
     }
+    for (const WeightView& other : parts) {
+        if (other.k != w.k || other.group != w.group || other.bits != w.bits || other.scale_type != w.scale_type ||
+            !other.zeros != !w.zeros || !other.offsets != !w.offsets || other.levels != w.levels ||
+            other.level_count != w.level_count || other.order != w.order)
+            throw Error("weights that differ in more than their rows cannot be packed as one: pack each by itself");
+        if (__builtin_add_overflow(header.n, other.n, &header.n)) throw Error("a packed weight would exceed memory");
+    }
+    return header;
+}
+
+// The rows of tile number `tile` of all parts together.
+TileRows rows_of(const std::vector<WeightView>& parts, const Layout& l, std::size_t tile) {
+    TileRows rows;
+    rows.type = parts[0].scale_type;
+    const std::size_t code_bytes = row_bytes(l.k, l.bits), float_bytes = l.groups * scale_bytes(rows.type);
+    std::size_t row = tile * kTile;
+    for (const WeightView& w : parts) {
+        for (; row < w.n && rows.count < kTile; ++row, ++rows.count) {
+            const auto at = [&](const void* data, std::size_t width) {
+                return data ? static_cast<const std::uint8_t*>(data) + row * width : nullptr;
+            };
+            rows.codes[rows.count] = at(w.codes, code_bytes), rows.scales[rows.count] = at(w.scales, float_bytes);
+            rows.zeros[rows.count] = at(w.zeros, l.groups), rows.offsets[rows.count] = at(w.offsets, float_bytes);
+        }
+        if (rows.count == kTile) break;
+        row -= w.n;
+    }
+    return rows;
+}
+
+}  // namespace
+
+PackedWeight pack(const WeightView& w, int threads) { return pack(std::vector<WeightView>{w}, threads); }
+
+PackedWeight pack(const std::vector<WeightView>& parts, int threads) {
+    Header header = header_of(parts);
     const Layout checked = Layout::of(header);  // sizes are known to be sane from here on
-    header.scale_type = smallest_type(w, checked.n * checked.groups);
+    header.scale_type = smallest_type(parts, checked.groups);
     const Layout l = Layout::of(header);
     header.size = l.size;
-    if (w.order) check_order(w.order, l.k);
+    const std::int32_t* order = parts[0].order;
+    if (order) check_order(order, l.k);
 
     const std::shared_ptr<std::uint8_t> memory = weight_memory(l.size);
     std::memcpy(memory.get(), &header, sizeof header);
-    if (w.order) {
+    if (order) {
         std::memset(memory.get() + l.order_at, 0, l.tiles_at - l.order_at);
-        std::memcpy(memory.get() + l.order_at, w.order, l.k * 4);
+        std::memcpy(memory.get() + l.order_at, order, l.k * 4);
     }
-    const std::size_t width = row_bytes(l.k, l.bits);
-    const auto pack_tile = [&](std::size_t tile) {
-        std::uint8_t* to = memory.get() + l.record_at(tile, 0);
-        std::memset(to, 0, l.tile_bytes);
-        const std::size_t first = tile * kTile, lanes = std::min(kTile, l.n - first);
-        const std::uint8_t* const rows = w.codes + first * width;
-        for (std::size_t b = 0; b < l.blocks; ++b, to += l.record_bytes) {
-            const std::size_t start = b * l.block, group = start / l.group, wide = l.width_of(b);
-            for (std::size_t lane = 0; lane < lanes; ++lane) {
-                const std::size_t at = (first + lane) * l.groups + group;
-                copy_number(w.scales, w.scale_type, at, to, l.scale_type, lane);
-                if (w.zeros) to[l.origins_at + lane] = w.zeros[at];
-                if (w.offsets) copy_number(w.offsets, w.scale_type, at, to + l.origins_at, l.scale_type, lane);
-            }
-            const std::size_t done = pack_steps(l, rows, width, lanes, start, wide, to + l.codes_at);
-            if (done < wide)
-                for (std::size_t lane = 0; lane < lanes; ++lane)
-                    pack_codes(l, rows + lane * width, start, done, wide, lane, to + l.codes_at);
-        }
-    };
     // Tiles of one huge page are one thread's: two that touch it while it is fresh would both fill it with zeros.
     const std::size_t step = l.size < kHugePage ? 1 : std::max<std::size_t>(1, kHugePage / l.tile_bytes);
     parallel_for((l.tiles + step - 1) / step, threads, [&](std::size_t i) {
-        for (std::size_t tile = i * step; tile < std::min(l.tiles, (i + 1) * step); ++tile) pack_tile(tile);
+        for (std::size_t tile = i * step; tile < std::min(l.tiles, (i + 1) * step); ++tile)
+            pack_tile(l, rows_of(parts, l, tile), memory.get() + l.record_at(tile, 0));
     });
 
     PackedWeight packed;
@@ -227,55 +287,5 @@ bool PackedWeight::has_zeros() const { return layout_->origin == Origin::zeros; 
 bool PackedWeight::has_offsets() const { return layout_->origin == Origin::offsets; }
 bool PackedWeight::has_order() const { return layout_->has_order; }
 bool PackedWeight::is_codebook() const { return layout_->level_count != 0; }
-
-void unpack(const PackedWeight& w, const PlainParts& parts, int threads) {
-    const Layout& l = w.layout();
-    if ((parts.zeros && !w.has_zeros()) || (parts.offsets && !w.has_offsets()) || (parts.order && !l.has_order))
-        throw Error("a packed weight has no zeros, no offsets or no order to unpack");
-    if (parts.order) std::memcpy(parts.order, w.data() + l.order_at, l.k * 4);
-    const std::size_t width = row_bytes(l.k, l.bits);
-    parallel_for(l.tiles, threads, [&](std::size_t tile) {
-        for (std::size_t lane = 0; lane < kTile && tile * kTile + lane < l.n; ++lane) {
-            const std::size_t row = tile * kTile + lane;
-            if (parts.codes) std::memset(parts.codes + row * width, 0, width);
-            for (std::size_t b = 0; b < l.blocks; ++b) {
-                const std::uint8_t* from = w.data() + l.record_at(tile, b);
-                const std::size_t start = b * l.block, at = row * l.groups + start / l.group;
-                if (parts.scales) parts.scales[at] = load_float(from, l.scale_type, lane);
-                if (parts.zeros) parts.zeros[at] = from[l.origins_at + lane];
-                if (parts.offsets) parts.offsets[at] = load_float(from + l.origins_at, l.scale_type, lane);
-                if (parts.codes)
-                    unpack_block(l, from + l.codes_at, start, l.width_of(b), lane, parts.codes + row * width);
-            }
-        }
-    });
-}
-
-void gather(const PackedWeight& w, const std::int64_t* index, std::size_t count, const Rows& y, int threads) {
-    const Layout& l = w.layout();
-    if (y.rows < count || (count && y.stride < l.k)) throw Error("the result of a look-up is too small");
-    for (std::size_t i = 0; i < count; ++i)
-        if (index[i] < 0 || static_cast<std::uint64_t>(index[i]) >= l.n)
-            throw Error("row " + std::to_string(index[i]) + " of a weight of " + std::to_string(l.n) + " rows");
-    float levels[256];
-    for (int code = 0; code < 256; ++code)
-        levels[code] = l.level_count ? l.levels[code % 16] : static_cast<float>(code);
-    const auto* order = l.has_order ? reinterpret_cast<const std::int32_t*>(w.data() + l.order_at) : nullptr;
-    parallel_for(count, static_cast<std::size_t>(count) * l.k < 1 << 16 ? 1 : threads, [&](std::size_t i) {
-        const auto row = static_cast<std::size_t>(index[i]), lane = row % kTile;
-        for (std::size_t b = 0; b < l.blocks; ++b) {
-            const std::uint8_t* from = w.data() + l.record_at(row / kTile, b);
-            const LaneParams group(l, from, lane);
-            for (std::size_t o = 0; o < l.width_of(b); ++o) {
-                const Place place = place_of(l, lane, o % kStep);
-                const std::uint8_t* step = from + l.codes_at + o / kStep * l.step_bytes;
-                const unsigned code = step[place.byte] >> place.shift & (l.stored_bits == 4 ? 15u : 255u);
-                const std::size_t column = b * l.block + o;
-                store_float(y.data, y.type, i * y.stride + static_cast<std::size_t>(order ? order[column] : column),
-                            (levels[code] - group.zero) * group.scale + group.offset);
-            }
-        }
-    });
-}
 
 }  // namespace woqfx

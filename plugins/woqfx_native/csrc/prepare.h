@@ -110,14 +110,10 @@ inline std::size_t take_outliers(float* x, std::size_t count, float threshold, s
 }
 
 template <Word kWord>
-std::size_t prepare(const woqfx::Source& s, const woqfx::Panel& panel, int row, float* buffer, woqfx::Outlier* found) {
+std::size_t prepare(const woqfx::Source& s, std::size_t row, std::uint32_t* word, woqfx::BlockOfRow* block,
+                    float* buffer, woqfx::Outlier* found) {
     const Layout& l = *s.layout;
-    const auto rows = static_cast<std::size_t>(panel.rows), r = static_cast<std::size_t>(row);
-    const std::size_t m = panel.first + r, size = s.type == Float::f32 ? 4 : 2;
-    load_row(s, static_cast<const char*>(s.x) + m * s.stride * size, buffer);
-    [[maybe_unused]] auto* bytes = reinterpret_cast<std::uint8_t*>(buffer + l.steps * kStep);
-    std::uint32_t* word = panel.words + r * panel.row_stride;
-    const std::size_t next = panel.word_stride;
+    load_row(s, static_cast<const char*>(s.x) + row * s.stride * (s.type == Float::f32 ? 4 : 2), buffer);
     std::size_t outliers = 0;
     const std::size_t pieces = l.groups == 1 ? l.blocks : l.group / l.block;  // blocks of a group
     for (std::size_t b = 0; b < l.blocks;) {
@@ -138,25 +134,25 @@ std::size_t prepare(const woqfx::Source& s, const woqfx::Panel& panel, int row, 
                 std::memset(buffer, 0, group * 4);
             }
         }
-        for (; b < end; ++b) {
+        for (; b < end; ++b, ++block) {
             const std::size_t count = l.steps_of(b) * kStep;
-            panel.steps[b * rows + r] = step * s.unit;
+            block->step = step * s.unit;
             if constexpr (kWord == Word::int8x4) {
-                const std::int32_t total = quantize(buffer, count, step, bytes);
-                panel.starts[b * rows + r] = l.origin == woqfx::Origin::offsets
-                                                 ? bits_of(static_cast<float>(total) * step)
-                                                 : static_cast<std::uint32_t>(total * s.shift);
-                for (std::size_t i = 0; i < count; i += 4, word += next) std::memcpy(word, bytes + i, 4);
+                const std::int32_t total = quantize(buffer, count, step, reinterpret_cast<std::uint8_t*>(word));
+                block->start = l.origin == woqfx::Origin::offsets
+                                   ? bits_of(static_cast<float>(total) * step)
+                                   : static_cast<std::uint32_t>(total * s.shift);
+                word += count / 4;
             } else {
                 if (s.round_to_bf16)
                     for (std::size_t i = 0; i < count; ++i) buffer[i] = from_bf16(to_bf16(buffer[i]));
-                panel.starts[b * rows + r] = s.shift ? bits_of(sum(buffer, count) * static_cast<float>(s.shift)) : 0;
+                block->start = s.shift ? bits_of(sum(buffer, count) * static_cast<float>(s.shift)) : 0;
                 if constexpr (kWord == Word::f32) {
-                    for (std::size_t i = 0; i < count; ++i, word += next) *word = bits_of(buffer[i]);
+                    for (std::size_t i = 0; i < count; ++i) *word++ = bits_of(buffer[i]);
                 } else {  // pairs of inputs two apart (layout.h)
                     for (std::size_t i = 0; i < count; i += 4)
-                        for (std::size_t j = i; j < i + 2; ++j, word += next)
-                            *word = bits_of(buffer[j]) >> 16 | (bits_of(buffer[j + 2]) & 0xffff0000);
+                        for (std::size_t j = i; j < i + 2; ++j)
+                            *word++ = bits_of(buffer[j]) >> 16 | (bits_of(buffer[j + 2]) & 0xffff0000);
                 }
             }
             buffer += count;

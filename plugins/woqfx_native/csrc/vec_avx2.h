@@ -12,7 +12,7 @@ struct Avx2 {
     static constexpr int kLanes = 8;
     // 6 rows times 2 vectors are 12 sums; with 2 operands and a word that fills the 16 registers.
     static constexpr int kPanels = 4, kPanelRows[kPanels] = {6, 4, 2, 1}, kFewRows = 4, kManyRows = 6;
-    static constexpr bool kUnsignedCodes = false;
+    static constexpr bool kUnsignedCodes = false, kDecodesBytesFreely = false;
 
     using F = __m256;
     using I = __m256i;

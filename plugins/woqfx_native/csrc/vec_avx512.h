@@ -12,7 +12,7 @@ struct Avx512 {
     static constexpr int kLanes = 16;
     // Of many, 6 rows times 2 vectors: 12 sums and 12 totals of the 32 registers.
     static constexpr int kPanels = 5, kPanelRows[kPanels] = {8, 6, 4, 2, 1}, kFewRows = 8, kManyRows = 6;
-    static constexpr bool kUnsignedCodes = false;
+    static constexpr bool kUnsignedCodes = false, kDecodesBytesFreely = false;
 
     using F = __m512;
     using I = __m512i;
@@ -98,6 +98,7 @@ struct Avx512 {
 #if defined(__AVX512VNNI__)
 struct Avx512Vnni : Avx512 {
     static constexpr bool kUnsignedCodes = true;
+    static constexpr bool kDecodesBytesFreely = true;  // on units that products leave idle
     static IntSum dot_int8(IntSum sum, I a, I b) {
         return as_sum(_mm512_dpbusd_epi32(reinterpret_cast<I>(sum), a, b));
     }

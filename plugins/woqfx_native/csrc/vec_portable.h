@@ -12,7 +12,7 @@ namespace {
 struct Portable {
     static constexpr int kLanes = 4;
     static constexpr int kPanels = 3, kPanelRows[kPanels] = {4, 2, 1}, kFewRows = 2, kManyRows = 4;
-    static constexpr bool kUnsignedCodes = false;
+    static constexpr bool kUnsignedCodes = false, kDecodesBytesFreely = false;
 
     typedef float F __attribute__((vector_size(16)));
     typedef std::int32_t I __attribute__((vector_size(16)));

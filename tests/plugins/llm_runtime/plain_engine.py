@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -101,19 +101,24 @@ class PlainEngine:
     def source_length(self, slot: int) -> int:
         return len(self._sources.get(slot, ()))
 
-    def encode(self, slots: Sequence[int], counts: Sequence[int], tokens: Tensor) -> None:
+    def encode(self, slots: Sequence[int], counts: Sequence[int], tokens: Any) -> None:
         encoder = self.description.encoder
         assert encoder is not None and not any(slot in self._sources for slot in slots)
         self.sources = [*self.sources, len(slots)]
-        for slot, part in zip(slots, tokens.split(list(counts)), strict=True):
+        for slot, part in zip(slots, torch.as_tensor(tokens).split(list(counts)), strict=True):
             h = self._embed(part, 0)
             for layer in encoder.layers:
                 h, _ = self._layer(layer, h, _nothing(layer), 0, None)
             self._sources[slot] = self._norm(encoder.final_norm, h)
 
+    def likeliest(self, logits: Any) -> list[int]:
+        found: list[int] = torch.as_tensor(logits).argmax(-1).tolist()
+        return found
+
     def forward(
-        self, slots: Sequence[int], counts: Sequence[int], wanted: Sequence[int], tokens: Tensor, logits: Tensor
+        self, slots: Sequence[int], counts: Sequence[int], wanted: Sequence[int], tokens: Any, logits: Any
     ) -> None:
+        tokens, logits = torch.as_tensor(tokens), torch.as_tensor(logits)
         assert len(set(slots)) == len(slots) and logits.shape == (sum(wanted), self.vocab_size)
         if self.kv_bytes + sum(counts) * self.kv_bytes_per_token > self.max_memory:
             raise OutOfMemory("keys and values are full")

@@ -255,3 +255,37 @@ def test_a_fork_starts_afresh(pair):
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert waiting.result() == alone(pair, PROMPTS[0])
+
+
+def test_more_end_tokens_than_a_few(pair):
+    tokens = alone(pair, PROMPTS[1])
+    stops = [token for token in range(128) if token not in tokens[:3]]
+    answer = pair.runtime.submit(PROMPTS[1], **{**GREEDY, "eos_token_id": stops})
+    assert answer.result() == alone(pair, PROMPTS[1], eos_token_id=stops)
+    assert answer.finish_reason == "stop"
+
+
+def test_greedy_and_drawn_tokens_share_steps(pair):
+    torch.manual_seed(3)
+    wanted = alone(pair, PROMPTS[2], do_sample=True, temperature=1.5)
+    drawn = pair.runtime.submit(PROMPTS[2], seed=3, **{**GREEDY, "do_sample": True, "temperature": 1.5})
+    greedy = pair.runtime.submit(PROMPTS[1], **GREEDY)
+    assert (greedy.result(), drawn.result()) == (alone(pair, PROMPTS[1]), wanted)
+    assert max(pair.engine.rows) == 2
+
+
+def test_scores_that_a_processor_keeps_stay_as_they_were(pair):
+    kept, copies = [], []
+
+    def keep(tokens, scores):
+        kept.append(scores)
+        copies.append(scores.clone())
+        return scores
+
+    pair.runtime.submit(PROMPTS[0], logits_processor=[keep], **GREEDY).result()
+    assert all(torch.equal(one, copy) for one, copy in zip(kept, copies, strict=True)) and len(kept) == 16
+
+
+def test_numbers_that_are_no_tokens_are_refused(pair):
+    with pytest.raises(RequestError, match=r"float32.*whole numbers"):
+        pair.runtime.generate(torch.tensor([[1.5]]), **GREEDY)

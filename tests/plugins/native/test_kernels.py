@@ -55,9 +55,8 @@ class Case:
 
     def pack(self, threads: int = 1) -> _core.PackedWeight:
         codes, k = pack(self.codes, self.bits), self.codes.shape[1]
-        return _core.pack(
-            codes, self.scales, k, self.group, self.bits, self.zeros, self.offsets, self.levels, self.order, threads
-        )
+        parts = [(codes, self.scales, self.zeros, self.offsets)]
+        return _core.pack(parts, k, self.group, self.bits, self.levels, self.order, threads)
 
     def spread(self, per_group: Tensor) -> Tensor:
         """[N, G] to float64 [N, K]."""

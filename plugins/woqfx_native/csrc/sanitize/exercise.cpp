@@ -22,6 +22,35 @@ void check_parts(const Plain& plain, const PackedWeight& packed) {
     expect(codes == plain.codes && zeros == plain.zeros && order == plain.order, "what was packed comes back");
 }
 
+// Rows of several weights, packed as one: those of some weight cut in two, each part with memory of its own.
+void check_joined(Random& random, const Plain& plain, const PackedWeight& packed) {
+    const std::size_t first = random.below(plain.view.n + 1), width = packed_width(plain.view.k, plain.view.bits);
+    const std::size_t floats = plain.groups() * size_of(plain.view.scale_type);
+    const auto cut = [&](const std::vector<std::uint8_t>& all, std::size_t row_bytes, std::size_t begin, std::size_t end) {
+        const auto from = all.begin() + static_cast<std::ptrdiff_t>(all.empty() ? 0 : begin * row_bytes);
+        const auto to = all.begin() + static_cast<std::ptrdiff_t>(all.empty() ? 0 : end * row_bytes);
+        std::vector<std::uint8_t> part(from, to);
+        part.reserve(all.empty() ? 0 : 1);  // memory even for no rows: absent parts alone are null
+        return part;
+    };
+    std::vector<std::vector<std::uint8_t>> memory;
+    std::vector<WeightView> views;
+    for (const auto& [begin, end] : {std::pair{std::size_t{0}, first}, std::pair{first, plain.view.n}}) {
+        WeightView view = plain.view;
+        view.n = end - begin;
+        const auto part = [&](const std::vector<std::uint8_t>& all, std::size_t row_bytes) -> const std::uint8_t* {
+            memory.push_back(cut(all, row_bytes, begin, end));
+            return all.empty() ? nullptr : memory.back().data();
+        };
+        view.codes = part(plain.codes, width), view.scales = part(plain.scales, floats);
+        view.zeros = part(plain.zeros, plain.groups()), view.offsets = part(plain.offsets, floats);
+        views.push_back(view);
+    }
+    const PackedWeight joined = pack(views, 2);
+    expect(joined.size() == packed.size() && std::memcmp(joined.data(), packed.data(), packed.size()) == 0,
+           "rows of two weights are packed as those of one");
+}
+
 // The dequantized weight [n, k], inputs in their own order; scales and offsets as the packed weight gives them back. `reach`, if
 // given, becomes the largest weight that the group of each could hold.
 std::vector<double> dequantized(const Plain& plain, const PackedWeight& packed, std::vector<double>* reach = nullptr) {
@@ -107,6 +136,7 @@ void check_pack(Random& random) {
     check_parts(plain, packed);
     const std::vector<std::uint8_t> copy(packed.data(), packed.data() + packed.size());
     check_parts(plain, PackedWeight::from_bytes(copy.data(), copy.size()));
+    check_joined(random, plain, packed);
     check_products(random, plain, packed);
     check_gather(random, plain, packed);
 }
