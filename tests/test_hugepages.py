@@ -80,6 +80,17 @@ def test_what_a_tensor_leaves_the_next_one_gets_if_it_fits() -> None:
 
 
 @needs_linux
+def test_a_tensor_that_stays_keeps_its_own_memory_alone() -> None:
+    pages = Pages()
+    stays, goes = (pages.empty(LARGE, torch.float32) for _ in range(2))
+    address = goes.data_ptr()
+    del goes
+    assert advised_mapping(address)
+    del pages
+    assert not advised_mapping(address) and advised_mapping(stays.data_ptr())
+
+
+@needs_linux
 def test_no_more_is_kept_than_was_said() -> None:
     pages = Pages(most=16 << 20)
     both = [pages.empty(LARGE, torch.float32) for _ in range(2)]

@@ -41,7 +41,7 @@ class Pages:
         if memory is None:
             return torch.empty(shape, dtype=dtype)
         lent = np.frombuffer(memory, dtype=np.uint8)  # lives exactly as long as a tensor looks at it
-        weakref.finalize(lent, self._give_back, memory).atexit = False
+        weakref.finalize(lent, _give_back, weakref.ref(self), memory).atexit = False
         return torch.frombuffer(lent, dtype=dtype, count=count).view(*shape)
 
     def _take(self, size: int) -> mmap.mmap | None:
@@ -59,7 +59,15 @@ class Pages:
             return None
         return memory
 
-    def _give_back(self, memory: mmap.mmap) -> None:
-        """Called wherever the last tensor goes, by the garbage collector, too: it takes no lock."""
+    def _keep(self, memory: mmap.mmap) -> None:
         if sum(map(len, tuple(self._free))) + len(memory) <= self._most:
             self._free.append(memory)
+
+
+def _give_back(pages: weakref.ref[Pages], memory: mmap.mmap) -> None:
+    """Called wherever the last tensor goes, by the garbage collector, too: it takes no lock.
+
+    A tensor that stays keeps its own memory, and not all that others have left.
+    """
+    if (alive := pages()) is not None:
+        alive._keep(memory)
