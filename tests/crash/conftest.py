@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -88,6 +90,23 @@ class Job:
 
     def run(self, out: Path, **changes: object) -> Outcome:
         return self.server.run(replace(self.trial, out=str(out), **changes))  # type: ignore[arg-type]
+
+    def killed_at_random_moments(self, place: Path, times: int) -> Iterator[tuple[Path, float]]:
+        """So many output folders in each of which a run was killed, and after how many seconds.
+
+        A run that ended before its moment does not count; it tells that runs take less time than the first one took.
+        """
+        chance = random.Random(0)
+        usual = self.run(self.begin(place / "timing"), every_item=False).seconds
+        killed, numbers = 0, itertools.count()
+        while killed < times:
+            out, moment = self.begin(place / str(next(numbers))), chance.uniform(0, usual)
+            outcome = self.run(out, every_item=False, seconds=moment)
+            if outcome.killed:
+                yield out, moment
+                killed += 1
+            else:
+                usual = min(usual, outcome.seconds)
 
     def check_readable(self, out: Path) -> None:
         """The folder is the whole old checkpoint, or the whole new one, or says that it is neither."""

@@ -65,6 +65,9 @@ Features detect() {
     f.avx512_vnni = f.avx512 && bit(seven.c, 11);
     f.avx512_bf16 = f.avx512_vnni && bit(more.a, 5);
     f.amx = f.avx512_bf16 && tiles && bit(seven.d, 22) && bit(seven.d, 24) && bit(seven.d, 25) && may_use_tiles();
+#if defined(WOQFX_EMULATED)
+    f.avx_vnni = f.avx2, f.amx = f.avx512_bf16;  // see sanitize/emulated.h
+#endif
     return f;
 }
 #else
