@@ -20,7 +20,7 @@ test-all: lint test ## what CI runs
 
 test-native-sanitize: ## the native core under ASan and UBSan: random shapes, forged weights, random models
 	cmake -S plugins/woqfx_native -B build/sanitize -DWOQFX_SANITIZE=ON
-	cmake --build build/sanitize --parallel --target exercise fuzz_packed exercise_engine
+	cmake --build build/sanitize --parallel $$(nproc) --target exercise fuzz_packed exercise_engine
 	build/sanitize/exercise 300
 	build/sanitize/fuzz_packed 5000
 	build/sanitize/exercise_engine 40
