@@ -2,11 +2,11 @@
 
     python -m benchmarks.quality [--only PATTERN] [--tokens 32768] [--threads 2]
 
-SmolLM2-135M-Instruct with rescaled channels (`benchmarks.rescale`) in float32, group 32, fp16 scales, output head kept;
-calibrated on 32 x 512 tokens of Python's help, measured on paragraphs of Django's documentation. Each result is kept in
-`results/quality.json` as soon as it is there, and those that are there are not made again (`--again`), but what failed
-is; the table is `results/quality.md`. Peers have environments of their own in the cache folder, and get the same
-tokens.
+SmolLM2-135M-Instruct with rescaled channels (`benchmarks.rescale`) in float32, groups of 32 (or
+128 where a row says so), fp16 scales, output head kept; calibrated on 32 x 512 tokens of Python's help, measured on
+paragraphs of Django's documentation. Each result is kept in `results/quality.json` as soon as it is there, and those
+that are there are not made again (`--again`), but what failed is; the table is `results/quality.md`. Peers have
+environments of their own in the cache folder, and get the same tokens.
 """
 
 from __future__ import annotations
@@ -45,17 +45,19 @@ class Job:
     bits: float = 4.5
 
 
-def ours(dtype: str, algorithm: str, *flags: str) -> Job:
+def ours(dtype: str, algorithm: str, *flags: str, group_size: int = 32) -> Job:
     """woqfx's own command."""
 
     def command(folder: Path) -> Sequence[str]:
         woqfx = str(Path(sys.executable).with_name("woqfx"))
-        request = ["--algorithm", algorithm, "--dtype", dtype, "--group-size", "32", *flags]
+        request = ["--algorithm", algorithm, "--dtype", dtype, "--group-size", str(group_size), *flags]
         data = [] if algorithm == "rtn" else ["--samples", "32", "--seq-len", "512"]
         out = ["--out", str(folder / "out"), "--progress", "none"]
         return [woqfx, "quantize", str(folder / "model"), *request, *data, *out]
 
-    return Job(" ".join([dtype, algorithm, *(flag.lstrip("-") for flag in flags)]), "out", command)
+    groups = [] if group_size == 32 else [f"g{group_size}"]
+    name = " ".join([dtype, *groups, algorithm, *(flag.lstrip("-") for flag in flags)])
+    return Job(name, "out", command, 4 + 16 / group_size)
 
 
 def tuned(dtype: str, algorithm: str, *flags: str) -> Job:
@@ -117,6 +119,11 @@ JOBS = (
             ("teq+gptq",),
             ("best",),
         )
+    ),
+    *(
+        ours(dtype, algorithm, group_size=128)
+        for dtype in ("int4_fullrange", "nf4")
+        for algorithm in ("rtn", "gptq", "best")
     ),
     *(tuned("int4_fullrange", algorithm, "--products", "bf16") for algorithm in ("rtn", "awq", "awq+gptq", "best")),
     *(compressor(algorithm) for algorithm in ("rtn", "awq", "gptq", "teq")),

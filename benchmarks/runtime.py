@@ -5,8 +5,9 @@
 SmolLM2-135M-Instruct (`benchmarks.quality_model`) and llamas of random weights (`benchmarks.make_model`), at the same
 bits per weight; `benchmarks.runtime_field` lists who takes part. Each peer runs in a process and an environment of its
 own. It loads its model, and again while the bytes of the files are read in turn with it; then in each round it reads a
-prompt of 512 tokens, and generates tokens one at a time after a short one. Medians of the rounds; two threads. Writes
-`results/NAME.json` and `results/NAME.md`, and puts the latter into `docs/benchmarks.md`.
+prompt of 512 tokens, and generates tokens one at a time after a short one, while the bandwidth of memory, which may
+change within minutes, is measured before and after. Medians of the rounds, and of what was compared within each; two
+threads. Writes `results/NAME.json` and `results/NAME.md`, and puts the latter into `docs/benchmarks.md`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from gguf import GGUFReader
 
 from benchmarks import backed_memory
 from benchmarks.cache import default_cache
@@ -41,7 +44,7 @@ _PIECE = 1 << 24
 def measure(field: Sequence[Contender], cache: Path, rounds: int) -> dict[str, Any]:
     """All contenders, in turn; those that fail are in `missing`."""
     figures, missing, workers = dict[str, dict[str, Any]](), dict[str, str](), dict[str, Asked]()
-    bandwidths, others = list[float](), 0.0
+    others = 0.0
     try:
         for one in field:
             worker = Asked(python_of(one.by, cache), f"benchmarks.peers.runtime_{one.by}", threads=THREADS)
@@ -51,6 +54,8 @@ def measure(field: Sequence[Contender], cache: Path, rounds: int) -> dict[str, A
                 missing[one.name] = answer["error"]
                 continue
             told = {key: answer[key] for key in ("nbytes", "bytes_per_token")}
+            if one.by == "llama_cpp":
+                told["bytes_per_token"] = bytes_per_token(one.make(cache))
             taken: dict[str, list[float]] = {what: [] for what in _MEASURED}
             figures[one.name] = {"model": one.model, "bits": one.bits, "by": one.by, **told, **taken}
         ready = [one for one in field if one.name in figures]
@@ -58,7 +63,6 @@ def measure(field: Sequence[Contender], cache: Path, rounds: int) -> dict[str, A
             _load(one, workers[one.name], cache, figures[one.name])
         for _ in range(rounds + 1):
             neighbours = Neighbours([os.getpid(), *(worker.pid for worker in workers.values())])
-            bandwidths.append(registry().backend("torch_cpu").roofline(THREADS).read_bandwidth)
             for one in ready:
                 _run(one, workers[one.name], figures[one.name])
             others = max(others, neighbours.used())
@@ -66,8 +70,10 @@ def measure(field: Sequence[Contender], cache: Path, rounds: int) -> dict[str, A
         for worker in workers.values():
             worker.close()
     for figure in figures.values():
-        for what in _MEASURED:  # the first of each warms up
-            figure[what] = statistics.median(figure[what][1:]) if figure[what] else None
+        figure["rounds"] = {what: figure[what][1:] for what in _MEASURED}  # the first of each warms up
+        for what, counted in figure["rounds"].items():
+            figure[what] = statistics.median(counted) if counted else None
+    bandwidths: list[float] = [limit for figure in figures.values() for limit in figure["rounds"]["bandwidth"]]
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "processor": this_cpu().model,
@@ -82,8 +88,9 @@ def measure(field: Sequence[Contender], cache: Path, rounds: int) -> dict[str, A
     }
 
 
-#: What is measured of a contender; see `_load` and `_run`. Seconds for the first three, then tokens a second.
-_MEASURED = ("bytes", "load", "cached", "prompt", "decode", "batch")
+#: What is measured of a contender; see `_load` and `_run`. Seconds for the first three, then tokens a second; bytes a
+#: second for the bandwidth.
+_MEASURED = ("bytes", "load", "cached", "prompt", "decode", "bandwidth", "batch")
 
 
 def _load(one: Contender, worker: Asked, cache: Path, taken: dict[str, list[float]]) -> None:
@@ -114,10 +121,22 @@ def _seconds_to_read(path: Path) -> float:
 def _run(one: Contender, worker: Asked, taken: dict[str, list[float]]) -> None:
     """A prompt, an answer, and eight answers together."""
     taken["prompt"].append(PROMPT / worker.ask("prompt", name="model", count=PROMPT)["seconds"])
+    before = _bandwidth()
     taken["decode"].append(NEW / worker.ask("decode", name="model", after=AFTER, count=NEW)["seconds"])
+    taken["bandwidth"].append((before + _bandwidth()) / 2)
     if one.rows:
         seconds = worker.ask("batch", name="model", rows=ROWS, after=AFTER, count=NEW)["seconds"]
         taken["batch"].append(ROWS * NEW / seconds)
+
+
+def _bandwidth() -> float:
+    return registry().backend("torch_cpu").roofline(THREADS).read_bandwidth
+
+
+def bytes_per_token(path: Path) -> int:
+    """What a token reads of a GGUF file's weights: all but the embedding, if that is not the head as well."""
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(path).tensors}
+    return sum(sizes.values()) - ("output.weight" in sizes) * sizes["token_embd.weight"]
 
 
 def main() -> None:

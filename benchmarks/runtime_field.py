@@ -74,11 +74,12 @@ def _float_gguf(model: str, cache: Path) -> Path:
     return made
 
 
-def _checkpoint(model: str, dtype: str, compute: str) -> Callable[[Path], Path]:
+def _checkpoint(model: str, dtype: str, group_size: int) -> Callable[[Path], Path]:
     def make(cache: Path) -> Path:
-        source, made = _source(model, cache), cache / "runtime" / f"{model}-{dtype}-{compute}"
+        source, made = _source(model, cache), cache / "runtime" / f"{model}-{dtype}-g{group_size}-int8"
         command = [str(Path(sys.executable).with_name("woqfx")), "quantize", str(source), "--dtype", dtype]
-        command += ["--group-size", "32", "--compute-dtype", compute, "--progress", "none", "--out", str(made)]
+        command += ["--group-size", str(group_size), "--compute-dtype", "int8", "--progress", "none"]
+        command += ["--out", str(made)]
         _run(command, unless=made / "woqfx.json")
         return made
 
@@ -118,8 +119,9 @@ def _neural_speed(cache: Path) -> Path:
     return made
 
 
-def _woqfx(model: str, dtype: str) -> Contender:
-    return Contender(model, f"{dtype} g32, int8", "woqfx", _checkpoint(model, dtype, "int8"), rows=True)
+def _woqfx(model: str, dtype: str, group_size: int = 32) -> Contender:
+    bits = f"{dtype} g{group_size}, int8"
+    return Contender(model, bits, "woqfx", _checkpoint(model, dtype, group_size), rows=True)
 
 
 def _llama_cpp(model: str, kind: str) -> Contender:
@@ -139,9 +141,10 @@ def contenders() -> Sequence[Contender]:
         Contender(small, "Q4_1", "openvino_genai", _real_gguf),
         _woqfx(small, "int8"),
         _llama_cpp(small, "Q8_0"),
-        Contender(small, "int4_clip g32, int8", "torch_cpu", _checkpoint(small, "int4_clip", "int8")),
+        Contender(small, "int4_clip g32, int8", "torch_cpu", _checkpoint(small, "int4_clip", 32)),
         _transformers(small),
         _woqfx(large, "int4_clip"),
+        _woqfx(large, "int4_fullrange", 128),
         _llama_cpp(large, "Q4_0"),
         _llama_cpp(large, "Q4_K_M"),
         _transformers(large),

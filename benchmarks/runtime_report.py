@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,9 +21,9 @@ _GOALS = {
     ("0.5B llama", "int4 g32"): (3.0, 1.0),
     ("0.25B T5", "bf16"): (1.0, 1.0),
 }
-#: Which of woqfx's forms stands against a peer's.
-_OPPOSITE = {"Q8_0": "int8 g32, int8"}
+#: Which of woqfx's forms stand against a peer's.
 _FOUR_BITS = "int4_clip g32, int8"
+_OPPOSITE = {"Q8_0": ("int8 g32, int8",), "Q4_0": (_FOUR_BITS, "int4_fullrange g128, int8")}
 _BATCH_GOAL = 3.0
 #: Of backend torch_cpu, whose layers run inside transformers: multiples of its dense bf16.
 _INSIDE_GOALS = (1.2, 1.0)
@@ -50,22 +51,24 @@ def markdown(result: Mapping[str, Any]) -> str:
         "| times reading | from a pack cache |",
         "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    lines += [_row(one, result["read_bandwidth"]) for one in figures]
+    lines += [_row(one) for one in figures]
     lines += [
         "",
         "Loading is from the page cache, with everything imported; beside it, how many times as long as reading the "
-        "bytes of the files into one place took in between. The share of the bandwidth is of the weights' bytes that a "
-        "token reads. Neural Speed knows models by their number of layers, so it has one of its own. T5 is an encoder-"
-        "decoder of flan-t5-base's sizes: its prompt is the source, read by the encoder, and the decoder's first step.",
+        "bytes of the files into one place took in between. The share of the bandwidth, which is measured before and "
+        "after, is of the weights' bytes that a token reads; what it allows is the peer's speed over its share, at our "
+        "bytes. Ratios are medians of those within each round. Neural Speed knows models by their number of layers, so "
+        "it has one of its own. T5 is an encoder-decoder of flan-t5-base's sizes: its prompt is the source, read by "
+        "the encoder, and the decoder's first step.",
         "",
-        *_verdicts(figures, result["read_bandwidth"]),
+        *_verdicts(figures),
     ]
     if result["missing"]:
         lines += ["", "Not measured: " + "; ".join(f"{what} ({why})" for what, why in result["missing"].items()) + "."]
     return "\n".join(lines) + "\n"
 
 
-def _row(one: Figure, bandwidth: float) -> str:
+def _row(one: Figure) -> str:
     mark = "**" if one["by"] in ("woqfx", "torch_cpu") else ""
     cells = [
         one["model"],
@@ -74,7 +77,7 @@ def _row(one: Figure, bandwidth: float) -> str:
         f"{one['nbytes'] / 1e6:.0f} MB",
         f"{one['prompt']:.0f}",
         f"{one['decode']:.1f}",
-        "" if one["bytes_per_token"] is None else f"{_share(one, bandwidth):.0%}",
+        "" if one["bytes_per_token"] is None else f"{_share(one):.0%}",
         "" if one["batch"] is None else f"{one['batch']:.0f}",
         f"{one['load']:.2f} s",
         f"{one['load'] / one['bytes']:.1f}",
@@ -83,30 +86,48 @@ def _row(one: Figure, bandwidth: float) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _share(one: Figure, bandwidth: float) -> float:
-    share: float = one["bytes_per_token"] * one["decode"] / bandwidth
+def _share(one: Figure) -> float:
+    """Of the bandwidth, what decoding takes."""
+    share: float = one["bytes_per_token"] * _ratio(one["rounds"]["decode"], one["rounds"]["bandwidth"])
     return share
 
 
-def _verdicts(figures: Sequence[Figure], bandwidth: float) -> Iterator[str]:
+def _times(ours: Figure, peer: Figure, what: str) -> float:
+    """How many times the peer's speed."""
+    return _ratio(ours["rounds"][what], peer["rounds"][what])
+
+
+def _ratio(ones: Sequence[float], others: Sequence[float]) -> float:
+    return statistics.median(one / other for one, other in zip(ones, others, strict=True))
+
+
+def _allowed(ours: Figure, peer: Figure) -> str:
+    """How many times the peer's speed in decoding the bandwidth of memory allows, if it is known."""
+    if None in (ours["bytes_per_token"], peer["bytes_per_token"]):
+        return ""
+    return f" of the {peer['bytes_per_token'] / ours['bytes_per_token'] / _share(peer):.2f} that the bandwidth allows"
+
+
+def _verdicts(figures: Sequence[Figure]) -> Iterator[str]:
     ours = {(one["model"], one["bits"]): one for one in figures if one["by"] == "woqfx"}
     for peer in figures:
-        opposite = ours.get((peer["model"], _OPPOSITE.get(peer["bits"], _FOUR_BITS)))
         goals = _GOALS.get((peer["model"], peer["bits"]))
-        if opposite is None or goals is None:
-            continue
-        for what, goal in zip(("decode", "prompt"), goals, strict=True):
-            reached = opposite[what] / peer[what]
-            yield _verdict(
-                f"{peer['model']}, {'decoding' if what == 'decode' else 'a prompt'}: at least {goal:g} times "
-                f"{peer['by']} {peer['bits']}",
-                reached >= goal,
-                f"{reached:.2f} times",
-            )
+        for bits in _OPPOSITE.get(peer["bits"], (_FOUR_BITS,)):
+            opposite = ours.get((peer["model"], bits))
+            if opposite is None or goals is None:
+                continue
+            for what, goal in zip(("decode", "prompt"), goals, strict=True):
+                reached = _times(opposite, peer, what)
+                yield _verdict(
+                    f"{peer['model']} {bits}, {'decoding' if what == 'decode' else 'a prompt'}: at least {goal:g} "
+                    f"times {peer['by']} {peer['bits']}",
+                    reached >= goal,
+                    f"{reached:.2f} times" + (_allowed(opposite, peer) if what == "decode" else ""),
+                )
     dense = {one["model"]: one for one in figures if one["by"] == "transformers"}
     for inside in (one for one in figures if one["by"] == "torch_cpu" and one["model"] in dense):
         for what, goal in zip(("decode", "prompt"), _INSIDE_GOALS, strict=True):
-            reached = inside[what] / dense[inside["model"]][what]
+            reached = _times(inside, dense[inside["model"]], what)
             yield _verdict(
                 f"{inside['model']} inside transformers (torch_cpu), {'decoding' if what == 'decode' else 'a prompt'}: "
                 f"at least {goal:g} times its bf16",
@@ -115,12 +136,12 @@ def _verdicts(figures: Sequence[Figure], bandwidth: float) -> Iterator[str]:
             )
     for (model, bits), one in ours.items():
         who = f"{model} {bits}"
-        reached = one["batch"] / one["decode"]
+        reached = _ratio(one["rounds"]["batch"], one["rounds"]["decode"])
         yield _verdict(
             f"{who}: 8 together at least {_BATCH_GOAL:g} times one", reached >= _BATCH_GOAL, f"{reached:.2f} times"
         )
         if model == _LARGE:
-            share, cached = _share(one, bandwidth), one["cached"]
+            share, cached = _share(one), one["cached"]
             yield _verdict(
                 f"{who}: decoding at {_SHARE_GOAL:.0%} of the bandwidth", share >= _SHARE_GOAL, f"{share:.0%}"
             )

@@ -111,13 +111,16 @@ def test_the_t5_has_the_tensors_of_transformers_t5():
 def figure(model, bits, by, prompt, decode, batch=None, cached=None, bytes_per_token=None):
     who = {"model": model, "bits": bits, "by": by, "nbytes": 92e6, "bytes_per_token": bytes_per_token}
     loaded = {"bytes": 0.2, "load": 0.5, "cached": cached}
-    return {**who, **loaded, "prompt": prompt, "decode": decode, "batch": batch}
+    speeds = {"prompt": prompt, "decode": decode, "batch": batch}
+    # Beside a slow round and a quick one, of the machine and so of everyone.
+    rounds = {what: [] if speed is None else [speed / 2, speed, speed * 2] for what, speed in speeds.items()}
+    return {**who, **loaded, **speeds, "rounds": {**rounds, "bandwidth": [25e9, 50e9, 100e9]}}
 
 
 def result(**changes):
     figures = [
         figure("SmolLM2-135M", "int4_clip g32, int8", "woqfx", 3000.0, 340.0, 1100.0, 0.1, 90e6),
-        figure("SmolLM2-135M", "Q4_0", "llama_cpp", 1400.0, 210.0),
+        figure("SmolLM2-135M", "Q4_0", "llama_cpp", 1400.0, 210.0, bytes_per_token=99e6),
         figure("1.1B llama", "int4_clip g32, int8", "woqfx", 500.0, 60.0, 200.0, 0.35, 0.7e9),
     ]
     common = {"processor": "A CPU", "features": "avx2", "threads": 2, "rounds": 5, "read_bandwidth": 50e9}
@@ -128,9 +131,12 @@ def result(**changes):
 
 def test_the_report_says_which_goals_were_missed():
     page = markdown(result())
-    assert "| SmolLM2-135M | Q4_0 | llama_cpp | 92 MB | 1400 | 210.0 |  |  | 0.50 s | 2.5 |  |" in page
+    assert "| SmolLM2-135M | Q4_0 | llama_cpp | 92 MB | 1400 | 210.0 | 42% |  | 0.50 s | 2.5 |  |" in page
     assert "| **woqfx** | 92 MB | 3000 | 340.0 | 61% | 1100 | 0.50 s | 2.5 | 0.10 s |" in page
-    assert "decoding: at least 1.7 times llama_cpp Q4_0: **missed**, 1.62 times." in page
+    verdict = (
+        "decoding: at least 1.7 times llama_cpp Q4_0: **missed**, 1.62 times of the 2.65 that the bandwidth allows."
+    )
+    assert verdict in page
     assert "a prompt: at least 2 times llama_cpp Q4_0: met, 2.14 times." in page
     assert "8 together at least 3 times one: met, 3.24 times." in page
     assert "1.1B llama int4_clip g32, int8: decoding at 85% of the bandwidth: **missed**, 84%." in page
