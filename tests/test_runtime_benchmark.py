@@ -46,6 +46,11 @@ def test_a_worker_reads_what_it_is_asked_to():
     assert log == [("here", 2, {"kv": "fp16"}), "begin", 512, "begin", 64, 1, 1, 1]
     with pytest.raises(NotImplementedError, match="Counting has no batches"):
         worker.batch("model", 8, 64, 3)
+    log.clear()
+    assert set(worker.long("model", 600, 2)) == {"prompt", "decode"}
+    assert log == ["begin", 600, 1, 1]
+    with pytest.raises(NotImplementedError, match="Counting has no batches of prompts"):
+        worker.apart("model", 512, 64)
     worker.forget("model")
     assert not worker._models
 
@@ -69,6 +74,7 @@ def test_the_worker_of_woqfx_runs(tmp_path):
         {"do": "prompt", "name": "m", "count": 32},
         {"do": "decode", "name": "m", "after": 8, "count": 4},
         {"do": "batch", "name": "m", "rows": 3, "after": 8, "count": 4},
+        {"do": "apart", "name": "m", "count": 100, "length": 64},
         {"do": "prompt", "name": "m", "count": 512},
     ]
     command = [sys.executable, "-m", "benchmarks.peers.runtime_woqfx", "--threads=1"]
@@ -77,7 +83,7 @@ def test_the_worker_of_woqfx_runs(tmp_path):
     done = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     loaded = {"seconds", "nbytes", "bytes_per_token"}
-    assert [set(answer) for answer in answers] == [loaded, *[{"seconds"}] * 3, {"error"}]
+    assert [set(answer) for answer in answers] == [loaded, *[{"seconds"}] * 4, {"error"}]
     assert 0 < answers[0]["bytes_per_token"] < answers[0]["nbytes"]
 
 

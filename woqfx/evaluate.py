@@ -126,7 +126,10 @@ def _check(model: nn.Module, context: int) -> None:
         raise EvaluationError(f"{type(model).__name__} is an encoder-decoder: perplexity is for causal language models")
     limit = getattr(config, "max_position_embeddings", None)
     if isinstance(limit, int) and 0 < limit < context:
-        raise EvaluationError(f"context {context} is beyond the {limit} positions of {type(model).__name__}")
+        raise EvaluationError(
+            f"context {context} is beyond the {limit} positions of {type(model).__name__}: "
+            f"ask for context={limit} (--context {limit}) or less"
+        )
 
 
 def _logits(model: nn.Module, window: Tensor) -> Tensor:

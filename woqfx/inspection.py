@@ -109,7 +109,8 @@ class Inspection:
 class UnfinishedRun:
     """A run that was stopped: what it was asked, and what of it is safe on disk.
 
-    `total_bytes` is that of the weight files that were begun; `files` counts all that there will be.
+    `total_bytes` is that of the weight files that were begun; `files` counts all that there will be. `steps` are those
+    that a tuning run has taken and kept; None for a run of another kind.
     """
 
     path: Path
@@ -120,6 +121,7 @@ class UnfinishedRun:
     total_bytes: int
     files: int
     begun: int
+    steps: int | None = None
 
     @property
     def expected_bytes(self) -> int:
@@ -136,6 +138,7 @@ class UnfinishedRun:
             "tensors_done": self.tensors,
             "bytes_done": self.safe_bytes,
             "bytes_expected": self.expected_bytes,
+            **({} if self.steps is None else {"steps_done": self.steps}),
         }
 
 
@@ -173,7 +176,8 @@ def unfinished(path: Path) -> UnfinishedRun | None:
     contents = Journal.peek(path / JOURNAL)
     if contents is None:
         return None
-    items = items_of(contents.records)
+    items, request = items_of(contents.records), contents.run.get("request", {})
+    steps = [record["steps"] for record in contents.records if "steps" in record]
     safe = {record["file"]: int(record["bytes"]) for record in items}
     source = contents.run.get("source")
     name = str(source["name"]) if isinstance(source, dict) else "?"
@@ -182,12 +186,13 @@ def unfinished(path: Path) -> UnfinishedRun | None:
     return UnfinishedRun(
         path=path,
         source=name,
-        request=contents.run.get("request", {}),
+        request=request,
         tensors=len(items),
         safe_bytes=sum(safe.values()),
         total_bytes=sum(_promised_bytes(shard) for shard in shards),
         files=int(numbered[0]) if numbered else len(shards),
         begun=len(shards),
+        steps=max(steps, default=0) if "tuning" in request else None,
     )
 
 

@@ -15,7 +15,7 @@ from woqfx.config import build
 from woqfx.cpu import this_cpu
 from woqfx.disk.checkpoint import Checkpoint, is_checkpoint
 from woqfx.disk.manifest import MANIFEST, short
-from woqfx.errors import CheckpointError, PlanError, UnknownNameError
+from woqfx.errors import CheckpointError, PlanError, UnknownNameError, WoqfxError
 from woqfx.foreign.files import ModelFiles
 from woqfx.format import StoredModel
 from woqfx.layers import find_layers
@@ -63,6 +63,8 @@ def load_model(
     `skeleton` is the module tree for a model that transformers does not know; a backend that packs weights fills and
     returns it. `options` are the backend's.
     """
+    if not isinstance(skeleton, nn.Module | None):
+        raise WoqfxError(f"model is {skeleton!r}: give the module whose weights are to be replaced, or leave it out")
     chosen = read_options(f"backend {backend.name}", backend.Options, options or {})
     check_support(stored, backend)
     model = build_from(stored) if skeleton is None else skeleton

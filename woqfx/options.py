@@ -23,6 +23,8 @@ def option(default: Any, help: str) -> Any:
 
 def read_options(owner: str, options: type[Any], given: Mapping[str, Any]) -> Any:
     """Build the options of `owner` ("algorithm gptq"); names and simple types are checked, errors list what exists."""
+    if not isinstance(given, Mapping):
+        raise SchemeError(f"the options of {owner} are given as a mapping from names to values, not as {given!r}")
     fields = {field.name: field for field in dataclasses.fields(options)}
     for key, value in given.items():
         if key not in fields:

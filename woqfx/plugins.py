@@ -93,6 +93,8 @@ class Registry(PluginManager):
         Raises `UnknownNameError`, with the nearest names and what might have provided it, or
         `CollisionError`, with both providers.
         """
+        if not isinstance(name, str):
+            raise UnknownNameError(f"a {kind} is asked for by its name, a string, not by {name!r}")
         providers = self.provided(kind).get(name, [])
         if len(providers) > 1:
             raise CollisionError(_collision(kind, name, providers))

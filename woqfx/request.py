@@ -48,6 +48,8 @@ class Request:
         **scheme: Any,
     ) -> Request:
         """From the arguments of `woqfx.quantize` and `woqfx.plan`; `scheme` are the fields of a `Scheme`."""
+        if not isinstance(options, Mapping | None):
+            raise SchemeError(f"options are given as a mapping from names to values, not as {options!r}")
         return cls(
             Scheme(**scheme),
             algorithm,

@@ -45,7 +45,22 @@ class ModelReader:
     def __init__(self, model: Any) -> None:
         self._model: Any = model
         self._cache: Any = None
-        self.vocab_size = int(model.config.get_text_config().vocab_size)
+        text = model.config.get_text_config()
+        self.vocab_size = int(text.vocab_size)
+        self._positions: int | None = getattr(text, "max_position_embeddings", None)
+
+    def check(self, prompt: int, new: int) -> None:
+        """Raise `WoqfxError` if the model takes fewer tokens than a prompt of `prompt` and `new` ones after it."""
+        longest = self._longest(prompt, new)
+        if self._positions is not None and longest > self._positions:
+            raise WoqfxError(
+                f"a prompt of {prompt} tokens and {new} new ones are beyond the {self._positions} positions of "
+                f"{type(self._model).__name__}: ask for fewer (--prompt, --new)"
+            )
+
+    def _longest(self, prompt: int, new: int) -> int:
+        """Of the sequences that are read."""
+        return prompt + new
 
     def begin(self) -> None:
         """See `Reader.begin`."""
@@ -67,6 +82,9 @@ class Seq2SeqReader(ModelReader):
         super().__init__(model)
         self._start = int(model.config.decoder_start_token_id or 0)
         self._encoded: Any = None
+
+    def _longest(self, prompt: int, new: int) -> int:
+        return max(prompt, 1 + new)
 
     def read(self, tokens: Sequence[int]) -> int:
         """See `Reader.read`. The source's next token is the decoder's first."""

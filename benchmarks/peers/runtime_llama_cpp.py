@@ -16,7 +16,7 @@ _CONTEXT, _SEQUENCES = 1024, 8
 
 
 class LlamaCpp(Runner):
-    """A GGUF file."""
+    """A GGUF file; option `context` is the longest sequence."""
 
     def __init__(self, path: str, threads: int, options: dict[str, Any]) -> None:
         llama_cpp.llama_backend_init()
@@ -27,7 +27,8 @@ class LlamaCpp(Runner):
         if not self._model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = _CONTEXT * _SEQUENCES, 512, 512, _SEQUENCES
+        context = int(options.get("context", _CONTEXT))
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = context * _SEQUENCES, context, 512, _SEQUENCES
         params.n_threads = params.n_threads_batch = threads
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:

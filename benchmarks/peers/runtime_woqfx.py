@@ -49,6 +49,18 @@ class Woqfx(Runner):
         self._engine.forward([self._slot], [len(tokens)], [1], torch.tensor(tokens), self._logits)
         return int(self._logits[0, 0] > 0) + 5
 
+    def apart(self, tokens: Sequence[int], length: int) -> float:
+        """See `Runner.apart`."""
+        counts = [len(tokens[first : first + length]) for first in range(0, len(tokens), length)]
+        slots = [self._engine.create() for _ in counts]
+        wanted = [*[0] * (len(counts) - 1), 1]
+        start = time.perf_counter()
+        self._engine.forward(slots, counts, wanted, torch.tensor(tokens), self._logits)
+        seconds = time.perf_counter() - start
+        for slot in slots:
+            self._engine.free(slot)
+        return seconds
+
     def rows(self, count: int, tokens: Sequence[int], new: int) -> float:
         """See `Runner.rows`: through `submit`, choice of tokens and Python included."""
         settings = {"do_sample": False, "eos_token_id": None, "max_new_tokens": new + 1}

@@ -57,6 +57,10 @@ class Runner(ABC):
             token = self.read([token])
         return time.perf_counter() - start
 
+    def apart(self, tokens: Sequence[int], length: int) -> float:
+        """Seconds for the tokens as sequences of `length`, which see nothing of each other: a prompt's other work."""
+        raise NotImplementedError(f"{type(self).__name__} has no batches of prompts")
+
     def rows(self, count: int, tokens: Sequence[int], new: int) -> float:
         """Seconds for `new` tokens of each of `count` sequences together, prompts not counted."""
         raise NotImplementedError(f"{type(self).__name__} has no batches")
@@ -94,6 +98,19 @@ class Worker:
     def decode(self, name: str, after: int, count: int) -> dict[str, Any]:
         """Generate so many tokens, one at a time, after a prompt of `after` tokens, which is not timed."""
         return {"seconds": self._models[name].decode(tokens_of(after), count)}
+
+    def long(self, name: str, after: int, count: int) -> dict[str, Any]:
+        """Read a prompt of `after` tokens and generate `count`, both timed."""
+        model = self._models[name]
+        seconds = model.prompt(tokens_of(after))
+        start = time.perf_counter()
+        for token in tokens_of(count):
+            model.read([token])
+        return {"prompt": seconds, "decode": time.perf_counter() - start}
+
+    def apart(self, name: str, count: int, length: int) -> dict[str, Any]:
+        """Read so many tokens as prompts of `length` together."""
+        return {"seconds": self._models[name].apart(tokens_of(count), length)}
 
     def batch(self, name: str, rows: int, after: int, count: int) -> dict[str, Any]:
         """Generate so many tokens of each of `rows` sequences together."""

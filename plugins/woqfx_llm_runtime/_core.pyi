@@ -24,7 +24,8 @@ class Cancelled(Error):  # noqa: N818 - as csrc/step.h has it
 class KVType(Enum):
     f32 = 0
     f16 = 1
-    int8 = 2
+    bf16 = 2
+    int8 = 3
 
 class Compute(Enum):
     fp32 = 0
@@ -240,6 +241,19 @@ class Engine:
 
     def likeliest(self, logits: Array) -> list[int]:
         """The largest of each row of `logits` float32 [n, vocab_size]: the first of equals, and a NaN before any."""
+
+    def draw(
+        self,
+        draws: Sequence[tuple[tuple[float, int, float, float], Sequence[Array | None], Array | None, Array | None]],
+    ) -> list[list[int]]:
+        """For each draw, a token for each of its rows, as transformers' filters and `torch.multinomial` give it.
+
+        A draw is (temperature, top_k, top_p, min_p), where 1, 0, 1, 0 do nothing; rows of logits float32 [vocab_size],
+        or None for one whose random numbers are passed over; and either the state of a `torch.Generator`, uint8, which
+        goes on, or random numbers of an exponential distribution, float32 [rows, vocab_size]. Where rounding might
+        decide, all tokens of the draw are -1, and its state stays. The GIL is released. Raises `Error` for other
+        shapes.
+        """
 
     def cancel(self) -> None:
         """End the step that is running, if any, with `Cancelled`. From any thread."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from woqfx_llm_runtime.description import Description
 
 
-_KV = ("fp16", "fp32", "int8")
+_KV = ("auto", "fp16", "bf16", "fp32", "int8")
 _HEADS = ("int8", "keep")
 
 
@@ -29,7 +29,7 @@ _HEADS = ("int8", "keep")
 class Options:
     """What `woqfx.load(..., backend="llm_runtime", backend_options={...})` may set."""
 
-    kv: str = option("fp16", "How keys and values are kept: fp16, fp32 or int8.")
+    kv: str = option("auto", "How keys and values are kept: fp16, bf16, fp32, int8, or auto: bf16 if that is quicker.")
     max_memory: int = option(0, "Bytes that keys and values may take; 0 for half of what is free.")
     head: str = option("int8", "What becomes of an output head that was kept: int8 (8 bits in memory) or keep.")
     pack_cache: str = option("", "A folder that keeps weights as the native kernels hold them, to load them faster.")
@@ -73,9 +73,10 @@ class LLMRuntime(Backend):
     def model(self, stored: StoredModel, skeleton: nn.Module, options: Any) -> nn.Module:
         """See `woqfx.Backend.model`."""
         from woqfx_llm_runtime.loading import load
-        from woqfx_llm_runtime.lowering import EngineOptions
+        from woqfx_llm_runtime.lowering import EngineOptions, usual_kv
 
-        chosen = EngineOptions(options.kv, options.max_memory or None, options.head, options.pack_cache)
+        kv = usual_kv(stored) if options.kv == "auto" else options.kv
+        chosen = EngineOptions(kv, options.max_memory or None, options.head, options.pack_cache)
         return load(stored, skeleton, describe(skeleton), chosen, verify=options.verify)
 
     def roofline(self, threads: int) -> Roofline:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 _loops: Any = GenerationMixin
 
 
+class RuntimeConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
+    """What transformers knows the classes of the runtime by. Models have the configuration of what they run."""
+
+    model_type = "woqfx_llm_runtime"
+
+
 class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     """A causal language model on the native engine.
 
@@ -38,6 +44,7 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
     """
 
     main_input_name = "input_ids"
+    config_class = RuntimeConfig
 
     def __init__(self, config: Any, scheduler: Scheduler, summary: str) -> None:
         config = copy.deepcopy(config)
@@ -88,6 +95,7 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         refuse(inputs_embeds=inputs_embeds, labels=labels, **others)
         if input_ids is None or input_ids.dim() != 2:
             raise RequestError("the runtime takes input_ids [rows, tokens]: pass tokens, not embeddings")
+        check_length(input_ids)
         cache = own_cache(past_key_values, self.engine)
         cache.begin(len(input_ids))
         keep = bool(self.config.use_cache if use_cache is None else use_cache) or past_key_values is not None
@@ -189,6 +197,7 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         **others: Any,
     ) -> Request | None:
         """The request that `generate` has prepared; None if the scheduler cannot run it as transformers' loop would."""
+        check_length(input_ids)
         config: Any = generation_config
         lookup, rows = config.prompt_lookup_num_tokens, len(input_ids)
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
@@ -269,6 +278,9 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         """Weights are the engine's, packed: there is nothing for a state dict."""
 
 
+AutoModelForCausalLM.register(RuntimeConfig, RuntimeModel)  # else its pipelines say that it is not supported
+
+
 def refuse(**arguments: Any) -> None:
     """Raise `RequestError` for an argument that says anything."""
     for name, value in arguments.items():
@@ -301,6 +313,15 @@ def own_mask(given: Tensor | None, input_ids: Tensor, cache: RuntimeCache) -> Te
             f"{[len(input_ids), seen.shape[1] + columns]}"
         )
     return given[:, -columns:].bool()
+
+
+def check_length(input_ids: Tensor) -> None:
+    """Raise `RequestError` for rows [B, T] of no token at all."""
+    if not input_ids.shape[-1]:
+        raise RequestError(
+            "the prompt has no token, and there is nothing to go on from: begin with the tokenizer's bos_token_id, or "
+            "with some text"
+        )
 
 
 def check_tokens(input_ids: Tensor, vocab_size: int) -> None:

@@ -24,7 +24,9 @@ from woqfx_native.ops import threads
 
 T = TypeVar("T")
 
-_KV = {"fp32": _core.KVType.f32, "fp16": _core.KVType.f16, "int8": _core.KVType.int8}
+_KV = {"fp32": _core.KVType.f32, "fp16": _core.KVType.f16, "bf16": _core.KVType.bf16, "int8": _core.KVType.int8}
+#: Instruction sets with products of pairs of bfloat16.
+_PAIRS = ("avx512_bf16", "amx")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class EngineOptions:
     folder that holds packed weights between runs, if any. `threads` 0 means torch's number.
     """
 
-    kv: Literal["fp32", "fp16", "int8"] = "fp16"
+    kv: Literal["fp32", "fp16", "bf16", "int8"] = "fp16"
     max_memory: int | None = None
     head: Literal["int8", "keep"] = "int8"
     pack_cache: str = ""
@@ -58,6 +60,16 @@ def build(stored: StoredModel, described: Description, options: EngineOptions | 
     if memory < 0:
         raise CheckpointError(f"max_memory is {memory}: give a number of bytes, 0 or more")
     return _core.Engine(model, _KV[options.kv], memory, options.threads or threads())
+
+
+def usual_kv(stored: StoredModel) -> Literal["fp16", "bf16"]:
+    """What keys and values of a checkpoint are held in if nobody chooses.
+
+    Both take 2 bytes. fp16 is the nearer; bf16 is for CPUs that multiply pairs of it in one instruction, and for models
+    that round what goes into each product anyway.
+    """
+    exact = any(weight.scheme.compute_dtype == "fp32" for weight in stored.weights.values())
+    return "bf16" if stored.weights and not exact and _core.available_isa() in _PAIRS else "fp16"
 
 
 def _free_memory() -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils.generic import ModelOutput
 
-from woqfx_llm_runtime.causal_lm import RuntimeModel, check_tokens, own_cache, own_mask, refuse
+from woqfx_llm_runtime.causal_lm import RuntimeModel, check_length, check_tokens, own_cache, own_mask, refuse
 from woqfx_llm_runtime.requests.errors import ContextError, RequestError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class RuntimeSeq2Seq(RuntimeModel):  # type: ignore[no-untyped-call]
                 "pass input_ids, not inputs_embeds or encoder_outputs"
             )
         ids, mask = given.input_ids.to(torch.int64, copy=True), given.attention_mask
+        check_length(ids)
         check_tokens(ids, self.engine.vocab_size)
         if mask is None:
             return list(ids)

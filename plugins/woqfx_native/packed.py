@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from woqfx import DType, QTensor, Scheme
+from woqfx.errors import WoqfxError
 from woqfx_native import _core
 from woqfx_native.ops import threads
 
@@ -25,7 +26,13 @@ def pack(q: QTensor) -> Tensor:
     stack = first.new_empty((q.shape[0], len(first)))
     stack[0] = first
     for index in range(1, len(stack)):
-        stack[index] = pack_joined([q[index]])
+        one = pack_joined([q[index]])
+        if len(one) != len(first):  # float32 scales of one fit into 16 bits, and those of another do not
+            raise WoqfxError(
+                f"experts 0 and {index} of a stack take {len(first)} and {len(one)} bytes packed: their scales need "
+                "different types, and a stack has one; store scales in 16 bits (scale_dtype='fp16', no double_quant)"
+            )
+        stack[index] = one
     return stack
 
 

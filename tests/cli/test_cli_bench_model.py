@@ -53,6 +53,12 @@ def test_an_encoder_decoder_reads_its_source_and_then_its_own_tokens(run, encode
     assert refused.exit_code == 1 and "is an encoder-decoder, and llama.cpp's package runs decoders" in refused.stderr
 
 
+def test_more_tokens_than_the_model_takes_are_refused_before_any_is_read(run, checkpoint):
+    result = run("bench", checkpoint, "--prompt", 60, "--new", 5)
+    assert result.exit_code == 1
+    assert "a prompt of 60 tokens and 5 new ones are beyond the 64 positions of LlamaForCausalLM" in result.stderr
+
+
 def test_without_llama_cpp_it_says_how_to_get_it(run, checkpoint, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     result = run("bench", checkpoint, "--prompt", 8, "--new", 4, "--against", tmp_path / "model.gguf")

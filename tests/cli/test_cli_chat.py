@@ -104,3 +104,10 @@ class Shown:
             assert time.monotonic() < end, f"no {mark!r} in {self.text!r}"
             self.text += os.read(self.terminal, 4096).decode(errors="replace")
         self.text = self.text.partition(mark)[2]
+
+
+def test_an_answer_that_was_cut_says_how_to_get_more(run, checkpoint):
+    result = run("chat", checkpoint, "--max-new-tokens", 3, stdin="Hi\n")
+    assert "cut off, --max-new-tokens gives more" in result.stderr
+    result = run("chat", checkpoint, "--max-new-tokens", 500, stdin="Hi\n")
+    assert ("the context is full: say /new" in result.stderr) == ("cut off" in result.stderr)

@@ -31,7 +31,7 @@ def test_every_command_that_runs_a_model_teaches_its_backends_options(run, comma
     taught = run(command, "--help").stdout
     assert "--backend-option NAME=VALUE" in taught
     assert "Options of backend llm_runtime, with their defaults:" in taught
-    assert "kv=fp16" in taught
+    assert "kv=auto" in taught
     assert "verify=false" in taught
 
 
@@ -44,7 +44,7 @@ def test_layers_alone_have_no_backend_options(run):
 def test_a_value_that_the_backend_refuses_is_an_error_before_anything_is_loaded(run, checkpoint):
     result = run("generate", checkpoint, "-p", "a", "--backend", "llm_runtime", "--backend-option", "kv=int4")
     assert result.exit_code == 2
-    assert "option kv of backend llm_runtime is 'int4': fp16 or fp32 or int8" in result.stderr
+    assert "option kv of backend llm_runtime is 'int4': auto or fp16 or bf16 or fp32 or int8" in result.stderr
 
 
 def test_options_reach_the_backend(run, checkpoint, tmp_path):

@@ -127,7 +127,7 @@ class TestStop:
 
     def test_special_tokens_stop_too(self, generator: TextGenerator):
         request = generator.request(generator.text_prompt("x"), Settings(stop=("<s>",)))
-        assert 1 in request._ends and 2 in request._ends
+        assert {1, 2} <= request.ends
 
     def test_an_end_of_sequence_is_counted_and_is_no_text(self, generator: TextGenerator):
         (whole,) = answers(generator, ["hello"], Settings.read({"logprobs": 0}, GREEDY))

@@ -10,7 +10,7 @@ import pytest
 
 import woqfx
 from woqfx.errors import SchemeError, SettingsError
-from woqfx.generating import Constraint, Settings
+from woqfx.generating import Constraint, Settings, turns
 from woqfx.langchain import ChatWoqfx, WoqfxLLM
 
 pytest.importorskip("woqfx_llm_runtime._core", reason="the runtime is not built here")
@@ -23,13 +23,38 @@ def runtime(tiny_checkpoint: Path) -> WoqfxLLM:
     return WoqfxLLM(model=str(tiny_checkpoint), backend="llm_runtime", max_tokens=10, temperature=0)
 
 
-@pytest.mark.parametrize("asked", [{}, {"temperature": 1.2, "seed": 3}, {"stop": ["J"]}], ids=str)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"temperature": 1.2, "seed": 3},
+        {"stop": ["J"]},
+        {"temperature": 0.9, "top_p": 0.9, "frequency_penalty": 1.0, "seed": 5},
+        {"repetition_penalty": 1.5, "max_tokens": 3},
+        {"temperature": 2.0, "seed": 6, "no_repeat_ngram_size": 1},
+    ],
+    ids=str,
+)
 def test_it_answers_as_pytorch_does(runtime: WoqfxLLM, tiny_checkpoint: Path, asked: dict[str, object]):
     pytorch = WoqfxLLM(model=str(tiny_checkpoint), max_tokens=10, temperature=0)
     answers = pytorch.bind(**asked).batch(PROMPTS)
     bound = runtime.bind(**asked)
     assert bound.batch(PROMPTS) == answers == [bound.invoke(prompt) for prompt in PROMPTS]
     assert ["".join(bound.stream(prompt)) for prompt in PROMPTS] == answers
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"top_k": 20}, {"top_p": 0.8}, {"top_k": 20, "top_p": 0.8, "min_p": 0.01, "repetition_penalty": 1.3}],
+    ids=str,
+)
+def test_the_engine_chooses_what_the_sampler_does(
+    runtime: WoqfxLLM, monkeypatch: pytest.MonkeyPatch, asked: dict[str, object]
+):
+    bound = runtime.bind(temperature=0.9, seed=4, **asked)
+    answers = bound.batch(PROMPTS)
+    monkeypatch.setattr(turns, "hand_in", lambda *_: None)  # so transformers' loop is run with woqfx's own sampler
+    assert bound.batch(PROMPTS) == answers
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +126,11 @@ def test_grammars_and_cancelling(runtime: WoqfxLLM):
 def test_an_error_ends_its_own_batch_alone(runtime: WoqfxLLM, monkeypatch: pytest.MonkeyPatch):
     generator = runtime.load()
     with monkeypatch.context() as patch:
-        patch.setattr(generator.model, "generate", _broken)
+        patch.setattr(generator.model, "submit", _broken)
         with pytest.raises(RuntimeError, match="out of order"):
             runtime.invoke("hello")
     assert runtime.invoke("hello")
 
 
-def _broken(**_: object) -> None:
+def _broken(*_: object, **__: object) -> None:
     raise RuntimeError("out of order")

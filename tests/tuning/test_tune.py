@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tiny_models import tiny_model
 
 import woqfx
@@ -15,6 +16,7 @@ from woqfx import CalibrationRequest, TuningOptions, WoqfxError
 from woqfx.disk.checkpoint import Checkpoint
 from woqfx.errors import CalibrationError, CalibrationWarning, OutputError, PlanError
 from woqfx.evaluate import compare
+from woqfx.learning.learning import Learning
 from woqfx.original import load_original
 from woqfx.tuning.tune import tuning_memory
 
@@ -126,6 +128,35 @@ def test_other_programs_checkpoints(llama, tmp_path):
 def test_bfloat16_products(llama, tmp_path):
     options = TuningOptions(passes=2, rate=0.003, products="bf16")
     assert woqfx.tune(llama[0], llama[1], tmp_path / "tuned", data=data(), options=options).better
+
+
+def test_vectors_are_written_in_the_type_they_had(tmp_path):
+    original = folder_of(tmp_path / "original", "llama", dtype=torch.bfloat16)
+    checkpoint = quantized(tmp_path / "quantized", original)
+    assert woqfx.tune(checkpoint, original, tmp_path / "tuned", data=data(), options=QUICK).better
+    before, after = Checkpoint(checkpoint), Checkpoint(tmp_path / "tuned")
+    assert after.kept == before.kept
+    name = "model.norm.weight"
+    assert after.read_kept(name).dtype == torch.bfloat16
+    assert not torch.equal(after.read_kept(name), before.read_kept(name))
+
+
+def test_a_run_that_diverges_keeps_the_best_that_it_found(llama, tmp_path, monkeypatch):
+    errors = iter([0.5, 0.4, math.nan, math.inf] + [0.45] * 99)
+    monkeypatch.setattr(Learning, "error", lambda self, calls: next(errors))
+    found = woqfx.tune(*llama, tmp_path / "tuned", data=data(), options=QUICK)
+    assert (found.before, found.after) == (0.5, 0.4)
+    woqfx.load(tmp_path / "tuned")
+
+
+def test_what_has_nothing_to_learn_is_refused(tmp_path):
+    config = transformers.OlmoConfig(  # its norms have no weights
+        hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, vocab_size=128, pad_token_id=0
+    )
+    transformers.OlmoForCausalLM(config).save_pretrained(tmp_path / "original")
+    checkpoint = quantized(tmp_path / "quantized", tmp_path / "original", double_quant=True)
+    with pytest.raises(PlanError, match=r"has nothing to tune, .* quantize without double_quant"):
+        woqfx.tune(checkpoint, tmp_path / "original", tmp_path / "tuned", data=data(2))
 
 
 def test_what_is_no_better_is_not_written(llama, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from tiny_models import tiny_model
 
 import woqfx
 from woqfx import CalibrationRequest, TuningOptions
+from woqfx.cli.resuming import command_of
 from woqfx.disk.output import JOURNAL, WORK
 from woqfx.errors import CheckpointError, OutputError
+from woqfx.inspection import UnfinishedRun, inspect
 from woqfx.tuning.point import Point
 from woqfx.tuning.tune import Tuning
 
@@ -114,15 +117,45 @@ def test_another_request_is_refused_and_may_replace_it(paths, tmp_path):
     assert tune(paths, tmp_path / "out", options=other, overwrite=True).better
 
 
-def test_a_point_that_is_damaged_is_refused(paths, tmp_path):
+DAMAGE = {
+    "a number": lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:],
+    "what is said of it": lambda data: data.replace(b'steps\\": 7', b'steps\\": 9'),
+    "its header": lambda data: data[:9] + b"????" + data[13:],
+    "its end": lambda data: data[:100],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_point_that_is_damaged_is_refused_and_may_be_replaced(paths, tmp_path, damage):
     with pytest.raises(Stopped):
-        tune(paths, tmp_path / "out", stop=10)
+        tune(paths, tmp_path / "out", stop=8)
     file = tmp_path / "out" / WORK / "tuning.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-5] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(CheckpointError, match="is damaged; start afresh with overwrite=True"):
+    before = file.read_bytes()
+    file.write_bytes(damage(before))
+    assert file.read_bytes() != before
+    with pytest.raises(CheckpointError, match=r"is damaged; start afresh with overwrite=True"):
         tune(paths, tmp_path / "out")
+    taken: list[int] = []
+    with pytest.raises(Stopped):
+        tune(paths, tmp_path / "out", stop=1, taken=taken, overwrite=True)
+    assert taken == [1]
+
+
+def test_inspect_says_how_to_go_on(paths, tmp_path):
+    with pytest.raises(Stopped):
+        tune(paths, tmp_path / "out", stop=30)
+    found = inspect(tmp_path / "out")
+    assert isinstance(found, UnfinishedRun)
+    assert found.steps == 28
+    command = shlex.split(command_of(found))
+    assert command[:5] == ["woqfx", "tune", str(paths / "quantized"), "--original", str(paths / "original")]
+    given = dict(zip(command[3::2], command[4::2], strict=True))
+    assert {
+        "--passes": "4",
+        "--rate": "0.003",
+        "--samples": "32",
+        "--out": str(tmp_path / "out"),
+    }.items() <= given.items()
 
 
 def test_what_is_no_better_leaves_an_earlier_checkpoint_as_it_was(paths, tmp_path):

@@ -84,8 +84,10 @@ def read_composition(name: str, options: Mapping[str, Any]) -> Composition:
 
 
 def parts_of(name: str) -> tuple[type[Algorithm], ...]:
-    """The classes that a name stands for. Raises `UnknownNameError`, and `SchemeError` if one is named twice."""
+    """The classes that a name stands for. Raises `UnknownNameError`; `SchemeError` if one is empty or named twice."""
     names = name.split("+")
+    if not all(names):
+        raise SchemeError(f"algorithm {name!r} has an empty part: write names, with + between two of them")
     repeated = next((part for part in names if names.count(part) > 1), None)
     if repeated is not None:
         raise SchemeError(f"algorithm {name!r} names {repeated!r} twice: name each part once")

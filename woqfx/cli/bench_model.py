@@ -31,6 +31,7 @@ def show(
     threads = threads or torch.get_num_threads()
     with memory.threads(threads):
         own = reader_of(load_quantized(folder, backend))
+        own.check(prompt, new)
         readers: dict[str, Reader] = {f"woqfx {backend.name}": own}
         if against is not None:
             if isinstance(own, Seq2SeqReader):

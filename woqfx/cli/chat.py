@@ -105,7 +105,15 @@ def _answer(generator: TextGenerator, messages: list[dict[str, str]], settings: 
             click.echo()
             return said
     click.echo()
+    answer, seconds = stream.answer, time.monotonic() - start
+    notes = []
     if sys.stdin.isatty():
-        count, seconds = stream.answer.new_tokens, time.monotonic() - start
-        click.secho(f"{count} tokens in {text.duration(seconds)}, {count / seconds:.1f} a second", dim=True, err=True)
+        count = answer.new_tokens
+        notes.append(f"{count} tokens in {text.duration(seconds)}, {count / seconds:.1f} a second")
+    if answer.finish == "length":
+        full = answer.new_tokens < settings.max_new_tokens  # less than was asked for, but all that the model can take
+        remedy = "the context is full: say /new" if full else "--max-new-tokens gives more"
+        notes.append(f"the answer was cut off, {remedy}")
+    if notes:
+        click.secho("; ".join(notes), dim=True, err=True)
     return said

@@ -99,5 +99,5 @@ def _read(prompt: str | None) -> str:
             raise click.UsageError('give a prompt: -p "...", or on standard input')
         prompt = sys.stdin.read().rstrip("\n")
     if not prompt:
-        raise click.UsageError("the prompt is empty")
+        raise click.UsageError('the prompt is empty: give one, -p "..." or on standard input')
     return prompt

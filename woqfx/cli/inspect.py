@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 
 from woqfx.cli import text
 from woqfx.cli.folding import fold
+from woqfx.cli.resuming import command_of
 from woqfx.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -136,34 +136,13 @@ def _request(request: Mapping[str, Any]) -> str:
 
 
 def _show_unfinished(run: UnfinishedRun) -> None:
+    sizes = f"{text.size(run.safe_bytes)} of about {text.size(run.expected_bytes)}"
     text.facts(
         text.console(),
         {
             "unfinished": f"{run.path} holds a run that was stopped; it is not a checkpoint yet",
-            "safe": f"{run.tensors} tensors, {text.size(run.safe_bytes)} of about {text.size(run.expected_bytes)}",
-            "go on": _command(run),
+            "safe": f"{run.tensors} tensors, {sizes}" if run.steps is None else f"{run.steps} steps",
+            "go on": command_of(run),
             "or afresh": "the same with other flags, and --overwrite",
         },
     )
-
-
-def _command(run: UnfinishedRun) -> str:
-    """The command that goes on with the run, from what the journal says was asked for."""
-    request, scheme = run.request, run.request.get("scheme", {})
-    if "format" in request:
-        lossy = ["--requantize"] if request.get("requantize") else []
-        return shlex.join(
-            ["woqfx", "convert", run.source, "--to", str(request["format"]), *lossy, "--out", str(run.path)]
-        )
-    words = ["woqfx", "quantize", run.source, "--algorithm", request.get("algorithm", "rtn")]
-    for key in ("dtype", "group_size", "scale_dtype", "compute_dtype"):
-        words += [f"--{key.replace('_', '-')}", str(scheme.get(key))]
-    words += [] if scheme.get("symmetric", True) else ["--asym"]
-    words += ["--double-quant"] if scheme.get("double_quant") else []
-    words += ["--outlier-threshold", str(scheme["outlier_threshold"])] if scheme.get("outlier_threshold") else []
-    for key, value in request.get("options", {}).items():
-        flag = key.replace("_", "-")
-        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-    for rule in request.get("rules", ()):
-        words += ["--rule", rule]
-    return shlex.join([*words, "--out", str(run.path)])

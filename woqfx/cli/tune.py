@@ -74,7 +74,7 @@ def command(model: Path, original: str, out: Path, overwrite: bool, quiet: bool,
                 model, original, out, data=data, options=options, overwrite=overwrite, report=None if quiet else bar
             )
     except KeyboardInterrupt:
-        warn(f"interrupted: what is done is safe in {out}; the same command goes on from there")
+        _say_how_to_go_on(out)
         raise click.exceptions.Exit(INTERRUPTED) from None
     if not found.better:
         warn(f"it did not come nearer ({_change(found)}), and nothing was written; a lower rate or more data may help")
@@ -91,6 +91,15 @@ def command(model: Path, original: str, out: Path, overwrite: bool, quiet: bool,
             },
         )
         sys.stdout.flush()
+
+
+def _say_how_to_go_on(out: Path) -> None:
+    from woqfx.inspection import unfinished
+
+    if run := unfinished(out):
+        warn(f"interrupted: {run.steps} steps are safe in {out}; the same command goes on from there")
+    else:
+        warn("interrupted before anything was written")
 
 
 def _change(found: Tuning) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,25 @@ def run_batch(model: Any, requests: Sequence[Request], padding: int, notify: Cal
     )
     for request in requests:
         request.end("length")  # transformers' own limits, such as max_time
+
+
+def hand_in(model: Any, request: Request, padding: int) -> Iterator[int] | None:
+    """Have a model that can `submit` choose a request's tokens by itself; None if it does not know how.
+
+    What is returned has `cancel`.
+    """
+    words = request.sampler.in_words
+    encodes = model.config.is_encoder_decoder
+    if words is None or request.settings.beams or (encodes and words["repetition_penalty"] != 1):
+        return None  # a penalty counts an encoder's input too, which transformers' does not
+    config = _config(model, [request], padding)
+    config.eos_token_id = sorted(request.ends) or None
+    for name, value in words.items():
+        setattr(config, name, value)
+    answer: Iterator[int] = model.submit(
+        torch.tensor(request.prompt.tokens), seed=request.sampler.seed, generation_config=config
+    )
+    return answer
 
 
 class _Chooser(LogitsProcessor):

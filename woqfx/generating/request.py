@@ -84,7 +84,8 @@ class Request:
         self.cancelled = False
         self.done = threading.Event()
         self.error: BaseException | None = None
-        self._ends = ends
+        #: Tokens that end the answer.
+        self.ends = ends
         self._detokenizer = detokenizer
         self._stops = StopFinder(settings.stop)
         self._listener = listener
@@ -143,7 +144,7 @@ class Request:
         scores: tuple[TokenScore, ...] = ()
         if choice.logprob is not None:
             scores = (TokenScore(choice.token, choice.logprob, choice.top),)
-        if choice.token in self._ends:
+        if choice.token in self.ends:
             self._tell("", scores)
             self._end("stop")
             return

@@ -70,6 +70,7 @@ class Sampler:
         penalty = _either(settings.repetition_penalty, defaults.repetition_penalty)
         self._penalty = RepetitionPenaltyLogitsProcessor(float(penalty)) if penalty not in (None, 1) else None
         temperature = _either(settings.temperature, defaults.temperature)
+        self._words: dict[str, Any] = {"do_sample": bool(temperature), "repetition_penalty": float(penalty or 1.0)}
         self._generator: torch.Generator | None = None
         self._warpers: list[Any] = []
         if not temperature:
@@ -84,6 +85,12 @@ class Sampler:
             _either(settings.top_p, defaults.top_p),
             _either(settings.min_p, defaults.min_p),
         )
+        self._words |= {
+            "temperature": float(temperature),
+            "top_k": top_k or 0,
+            "min_p": float(min_p) if min_p else None,
+        }
+        self._words["top_p"] = 1.0 if top_p is None else float(top_p)
         if temperature != 1:
             self._warpers.append(TemperatureLogitsWarper(float(temperature)))
         if top_k:
@@ -92,6 +99,17 @@ class Sampler:
             self._warpers.append(TopPLogitsWarper(float(top_p)))
         if min_p:
             self._warpers.append(MinPLogitsWarper(float(min_p)))
+
+    @property
+    def seed(self) -> int:
+        """What its random numbers begin with; 0 if it draws none."""
+        return 0 if self._generator is None else self._generator.initial_seed()
+
+    @property
+    def in_words(self) -> dict[str, Any] | None:
+        """Arguments of transformers' `generate` that choose the same tokens; None if there are none."""
+        more = self._guide is not None or self._logprobs is not None or self._frequency or self._presence
+        return None if more else self._words
 
     def choose(self, scores: torch.Tensor, before: Sequence[int]) -> Choice:
         """The next token from `scores`, the logits [vocabulary] as float32, after the tokens `before`."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from woqfx.errors import GenerationError
-from woqfx.generating.batch import run_batch
+from woqfx.generating.batch import hand_in, run_batch
 from woqfx.generating.request import Request
+from woqfx.generating.sampling import Choice
 
 #: How long a turn that knows of companions waits for them to come.
 _GATHERING_SECONDS = 0.02
@@ -103,7 +105,10 @@ class Turns:
 
 
 class Shared:
-    """Runs requests on a model that shares its steps among threads by itself: each thread runs its own."""
+    """Runs requests on a model that shares its steps among threads by itself: each thread runs its own.
+
+    The model chooses tokens too (`hand_in`), unless a request wants more of them than it can do.
+    """
 
     def __init__(self, model: Any, batch_size: int, padding: int) -> None:
         self._model = model
@@ -112,7 +117,7 @@ class Shared:
 
     def run(self, requests: Sequence[Request]) -> None:
         """Return when all `requests` are done."""
-        waiting = list(requests)
+        waiting = self._hand_in(requests)
         while waiting:
             batch = [request for request in waiting if _shares(waiting[0], request)][: self._batch_size]
             waiting = [request for request in waiting if request not in batch]
@@ -122,9 +127,49 @@ class Shared:
                 for request in batch:
                     request.fail(error)
 
+    def _hand_in(self, requests: Sequence[Request]) -> list[Request]:
+        """Run those whose tokens the model can choose; the others."""
+        others: list[Request] = []
+        waiting, running = deque(requests), dict[Request, Any]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < self._batch_size:
+                    request = waiting.popleft()
+                    request.check()
+                    try:
+                        handed = None if request.done.is_set() else hand_in(self._model, request, self._padding)
+                    except Exception as error:
+                        request.fail(error)
+                        continue
+                    if handed is not None:
+                        running[request] = handed
+                    elif not request.done.is_set():
+                        others.append(request)
+                for request, handed in list(running.items()):
+                    _take_next(request, handed)
+                    if request.done.is_set():
+                        handed.cancel()
+                        del running[request]
+        finally:
+            for handed in running.values():
+                handed.cancel()
+        return others
+
     def together(self, count: int) -> AbstractContextManager[None]:
         """Nobody has to wait for others."""
         return nullcontext()
+
+
+def _take_next(request: Request, tokens: Iterator[int]) -> None:
+    try:
+        token = next(tokens, None)
+    except Exception as error:
+        request.fail(error)
+        return
+    if token is None:
+        request.end("length")  # a limit of transformers', such as max_time
+    else:
+        request.take(Choice(token))
 
 
 def _all_done(requests: Sequence[Request]) -> bool:

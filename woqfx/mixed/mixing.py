@@ -51,7 +51,7 @@ def mix(
 
     Raises `PlanError` for a request that cannot be carried out, and for a target that no choice of schemes meets.
     """
-    if not 0 < target_bits < 64:
+    if type(target_bits) not in (int, float) or not 0 < target_bits < 64:
         raise SchemeError(
             f"target_bits is {target_bits!r}: give the bits that a weight shall take in the mean, as 4.25"
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from woqfx.errors import SourceError
 from woqfx.source.base import Source, TensorInfo
 from woqfx.source.folder import FolderSource
 from woqfx.source.gguf import GGUFSource
@@ -25,5 +27,9 @@ def open_source(model: nn.Module | str | Path) -> Source:
     """
     if isinstance(model, nn.Module):
         return ModuleSource(model)
+    if not isinstance(model, str | PathLike):
+        raise SourceError(
+            f"a model is a module, a folder, a .gguf file or a name on the Hub, and not {model!r}: give one of these"
+        )
     path = resolve(model)
     return FolderSource(path) if path.is_dir() else GGUFSource(path)

@@ -16,7 +16,7 @@ from woqfx.qtensor import QTensor
 from woqfx.source import Source
 from woqfx.tuning.options import TuningOptions
 from woqfx.tuning.point import Point
-from woqfx.tuning.whole import PREFIX, whole
+from woqfx.tuning.whole import PREFIX, Whole, whole
 
 #: One sequence in so many is not learned from: what was learned is judged by them.
 _HELD_OUT = 8
@@ -72,22 +72,23 @@ def learn(
             if report:
                 report(done, steps)
             if done % between == 0 or done == steps:
-                point = _judged(point, done, learning, learning.error(split.held_out))
+                point = _judged(point, done, learning, model, split.held_out)
                 keep(point)
     return point
 
 
-def _judged(last: Point, done: int, learning: Learning, error: float) -> Point:
-    better = error < last.after
-    best = _as_stored(learning) if better else last.best
-    return Point(done, last.before, min(error, last.after), best, learning.state())
+def _judged(last: Point, done: int, learning: Learning, model: Whole, held_out: Sequence[int]) -> Point:
+    error = learning.error(held_out)
+    if error < last.after:  # which NaN never is
+        return Point(done, last.before, error, _as_stored(learning, model), learning.state())
+    return Point(done, last.before, last.after, last.best, learning.state())
 
 
-def _as_stored(learning: Learning) -> dict[str, Tensor]:
+def _as_stored(learning: Learning, model: Whole) -> dict[str, Tensor]:
     """Scales and vectors, by the names of weights and vectors in the checkpoint."""
     best = {}
     for name, one in learning.results().items():
-        stored = one.scales if isinstance(one, QTensor) else one
+        stored = one.scales if isinstance(one, QTensor) else one.to(model.stored[name])
         assert isinstance(stored, Tensor)  # scales that are quantized themselves are not learned
         best[name.removeprefix(PREFIX)] = stored
     return best

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from woqfx.calibration import Calibration, CalibrationRequest, prepare_calibrati
 from woqfx.disk.output import refuse_inside, refuse_taken
 from woqfx.disk.shards import SHARD_BYTES
 from woqfx.disk.writer import Writer, open_writer
-from woqfx.errors import CalibrationError, CalibrationWarning
+from woqfx.errors import CalibrationError, CalibrationWarning, WoqfxError
 from woqfx.loading import open_checkpoint
 from woqfx.source import open_source
 from woqfx.transcoding import OwnOutput
@@ -23,7 +23,7 @@ from woqfx.tuning.learn import Report, Split, learn
 from woqfx.tuning.options import TuningOptions
 from woqfx.tuning.point import Point
 from woqfx.tuning.tuned import Tuned
-from woqfx.tuning.whole import check_alike
+from woqfx.tuning.whole import check_alike, check_learnable
 
 #: The file with how far a run has come, in its work place.
 _POINT = "tuning.safetensors"
@@ -71,15 +71,19 @@ def tune(
     What was learned is judged by an eighth of the sequences, which is not learned from, a few times and rounded as it
     is stored; the best of it is written, if it is better than what was there. The same call goes on where one was
     stopped, and ends with the same bytes. Warns (`CalibrationWarning`) if the checkpoint was made by the same data, by
-    which it can hardly be judged. Raises `PlanError` if the two models are not alike, before anything is
-    computed; `CalibrationError`, `CheckpointError`, `OutputError`.
+    which it can hardly be judged. Raises `PlanError` if the two models are not alike, or nothing can be
+    learned, before anything is computed; `CalibrationError`, `CheckpointError`, `OutputError`.
     """
-    options, out = options or TuningOptions(), Path(out)
+    options, data, out = options or TuningOptions(), data or CalibrationRequest(), Path(out)
+    for name, given, kind in (("options", options, TuningOptions), ("data", data, CalibrationRequest)):
+        if not isinstance(given, kind):
+            raise WoqfxError(f"tuning: {name} is {given!r}: give a woqfx.{kind.__name__}(...)")
     stored, source = open_checkpoint(Path(model)), open_source(original)
     refuse_inside(out, Path(model))
     refuse_taken(out, replace=overwrite)
     check_alike(stored, source)
-    calibration = prepare_calibration(data or CalibrationRequest(), source)
+    check_learnable(stored)
+    calibration = prepare_calibration(data, source)
     rows = [row.unsqueeze(0) for batch in calibration.batches for row in batch]
     if len(rows) < 2:
         raise CalibrationError("tuning needs two sequences at least, one to learn from and one to judge by: samples=2")
@@ -88,17 +92,20 @@ def tune(
     run = {
         "woqfx": woqfx.__version__,
         "source": {"name": stored.label, "fingerprint": stored.fingerprint()},
-        "original": {"name": source.label, "fingerprint": source.fingerprint()},
-        "tuning": asdict(options),
-        "calibration": calibration.digest,
+        "original": source.fingerprint(),
+        "request": {
+            "original": source.label,
+            "tuning": asdict(options),
+            "calibration": {**data.to_json(), "sha256": calibration.digest},
+        },
     }
     split = Split.of(rows)
-    writer = open_writer(out, OwnOutput(stored).shards(SHARD_BYTES), run, overwrite=overwrite)
+    writer = open_writer(out, OwnOutput(stored).shards(SHARD_BYTES), run, overwrite=overwrite, check=_check)
     with closing(writer):
         if writer.is_complete:  # killed while its files were moved up, and what was learned went first
             point = Point(0, **next(iter(writer.facts.values())), best={}, state={})
         else:
-            point = learn(stored, source, rows, split, options, *_kept(writer), report)
+            point = learn(stored, source, rows, split, options, _earlier(writer), partial(_keep, writer), report)
         found = Tuning(point.before, point.after, len(split.learned), len(split.held_out))
         if found.better:
             output = OwnOutput(Tuned(stored, point.best, _told(options, calibration, found)))
@@ -118,15 +125,21 @@ def tuning_memory(model: str | Path) -> int:
     return 8 * (quantized + kept) + 4 * quantized  # both models in float32, and the gradients of weights
 
 
-def _kept(writer: Writer) -> tuple[Point | None, Callable[[Point], None]]:
-    """How far a run that was stopped had come, and what keeps how far this one comes."""
+def _earlier(writer: Writer) -> Point | None:
+    """How far a run that was stopped had come. Raises `CheckpointError`."""
     path = writer.work / _POINT
+    return Point.read(path) if path.exists() else None
 
-    def keep(point: Point) -> None:
-        point.write(path)
-        writer.note({"steps": point.steps})
 
-    return Point.read(path) if path.exists() else None, keep
+def _check(writer: Writer) -> None:
+    """Raise `CheckpointError` unless a run that was stopped can go on."""
+    _earlier(writer)
+
+
+def _keep(writer: Writer, point: Point) -> None:
+    """Keep how far this run has come."""
+    point.write(writer.work / _POINT)
+    writer.note({"steps": point.steps})
 
 
 def _told(options: TuningOptions, calibration: Calibration, found: Tuning) -> dict[str, Any]:

@@ -86,3 +86,19 @@ def check_alike(stored: StoredModel, source: Source) -> None:
     if problems:
         remedy = f"give the model that {stored.label} was made from"
         raise PlanError([f"{problem}: {remedy}" for problem in problems[:_TOLD]])
+
+
+def check_learnable(stored: StoredModel) -> None:
+    """Raise `PlanError` if `stored` holds nothing that tuning moves."""
+    vectors = any(len(info.shape) == 1 for info in stored.kept.values())
+    scales = any(
+        len(weight.shape) == 2 and not weight.offsets and not weight.scheme.double_quant
+        for weight in stored.weights.values()
+    )
+    if not vectors and not scales:
+        raise PlanError(
+            [
+                f"{stored.label} has nothing to tune, neither norms nor biases, and all its scales stay as they are: "
+                "quantize without double_quant (--double-quant)"
+            ]
+        )

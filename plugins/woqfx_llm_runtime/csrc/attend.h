@@ -1,109 +1,110 @@
 // Attention over pages of keys and values, over the vectors of an instruction set.
 //
 // Lanes are positions where keys are multiplied, and numbers of a head where values are; no sum crosses lanes but for
-// the few of a softmax. A query goes through its pages in order and keeps the largest score so far, the sum of
-// exponentials, and the sum of values (Milakov and Gimelshein 2018; Dao et al. 2022); pages begin at multiples of kPage
-// from position 0 on, so that a query gives the same bits in a prompt, in any chunk of one, and alone.
+// the few of a softmax. A query takes the softmax of one span of positions after the other, and joins them by their largest
+// scores (Milakov and Gimelshein 2018; Dao et al. 2022). Spans begin at multiples of kSpan from position 0 on, and are
+// joined in order, so that a query gives the same bits in a prompt, in any chunk of one, alone, and span by span in
+// several threads. Scores are in units of ln 2, so that exponentials are powers of 2.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "accumulate.h"
+#include "kv_numbers.h"
 #include "lanes_math.h"
 #include "ops.h"
 
 namespace {
 
-using woqfx::runtime::HeadLayout;
-using woqfx::runtime::kPage;
-using woqfx::runtime::KVType;
+using woqfx::runtime::kPad;
+using woqfx::runtime::kSpan;
+using woqfx::runtime::kSpanPages;
 using woqfx::runtime::Queries;
 
-inline void store_as(float x, float* to) { *to = x; }
-// Saturates: an infinite key would make all of its scores NaN.
-inline void store_as(float x, F16* to) { to->bits = to_f16(x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x); }
+constexpr float kBits = 1.44269504f;  // of a score of 1: 1 / ln 2
+constexpr float kNone = -3.0e38f;     // the largest score of no key; finite, so that no difference is NaN
 
-inline float step_of(const float* x, std::size_t n) {
-    float most = 0;
-    for (std::size_t i = 0; i < n; ++i) {
-        const float size = x[i] < 0 ? -x[i] : x[i];
-        most = size > most ? size : most;
-    }
-    return most > 0 ? most / 127.0f : 1.0f;
+// What a query has gathered of some keys, beside the sum of values: the largest score, and the sum of exponentials, which
+// is 0 if the query sees none of them.
+struct Softmax {
+    float most = kNone, total = 0;
+};
+
+template <class V>
+inline void store_weights(float* to, typename V::F weights) {
+    V::store(to, weights);
 }
-
-inline std::uint8_t code_of(float x, float step) {
-    const float rounded = (x / step + 12582912.0f) - 12582912.0f;  // half to even
-    return static_cast<std::uint8_t>(static_cast<int>(rounded) + 128);
-}
-
-// n numbers from element `first` on, at every `stride`th; in int8 they are symmetric, with one step, which is kept.
-inline void store_numbers(KVType type, std::uint8_t* to, std::size_t first, std::size_t stride, const float* x,
-                          std::size_t n, float* step) {
-    switch (type) {
-        case KVType::f32:
-            for (std::size_t i = 0; i < n; ++i) store_as(x[i], reinterpret_cast<float*>(to) + first + i * stride);
-            return;
-        case KVType::f16:
-            for (std::size_t i = 0; i < n; ++i) store_as(x[i], reinterpret_cast<F16*>(to) + first + i * stride);
-            return;
-        case KVType::int8:
-            *step = step_of(x, n);
-            for (std::size_t i = 0; i < n; ++i) to[first + i * stride] = code_of(x[i], *step);
+template <class V>
+inline void store_weights(std::uint16_t* to, typename V::F weights) {
+    if constexpr (requires { V::store_bf16(to, weights); }) {
+        V::store_bf16(to, weights);
+    } else {
+        float lanes[V::kLanes];
+        std::uint16_t halves[V::kLanes];
+        V::store(lanes, weights);
+        for (std::size_t i = 0; i < V::kLanes; ++i) halves[i] = to_bf16(lanes[i]);
+        std::memcpy(to, halves, sizeof halves);
     }
 }
 
-template <class V>
-void store_key(const HeadLayout& l, std::uint8_t* head, std::size_t at, const float* key) {
-    store_numbers(l.type, head + l.keys_at, at, kPage, key, l.head_dim, reinterpret_cast<float*>(head) + at);
-}
-
-template <class V>
-void store_value(const HeadLayout& l, std::uint8_t* head, std::size_t at, const float* value) {
-    store_numbers(l.type, head + l.values_at, at * l.width, 1, value, l.head_dim,
-                  reinterpret_cast<float*>(head) + kPage + at);
-}
-
-// One query's scores of a page, made into exponentials; what it has gathered so far is scaled to the new maximum.
-template <class V>
-void soften(float* scores, std::size_t begin, std::size_t end, const float* key_steps, float softcap, const float* bias,
-            float& most, float& total, float* out, std::size_t width) {
+// One query's scores of a span made into weights, where they lie: powers of 2 for positions [begin, end), 0 for the others
+// below `filled`. Weights are no larger than scores.
+template <class V, class Weight>
+Softmax soften(float* scores, std::size_t begin, std::size_t end, std::size_t filled) {
     using F = typename V::F;
     using M = Math<V>;
-    constexpr std::size_t kVectors = kPage / V::kLanes;
-    const float infinite = std::numeric_limits<float>::infinity();
-    if (begin >= end) {  // this page is none of the query's
-        std::memset(scores, 0, kPage * sizeof(float));
+    constexpr std::size_t kLanes = V::kLanes;
+    auto* weights = reinterpret_cast<Weight*>(scores);
+    if (begin >= end) {
+        std::memset(weights, 0, filled * sizeof(Weight));
+        return {};
+    }
+    static constexpr auto kLane = [] {
+        std::array<float, kLanes> lanes{};
+        for (std::size_t i = 0; i < kLanes; ++i) lanes[i] = static_cast<float>(i);
+        return lanes;
+    }();
+    const F lane = V::load(kLane.data()), never = V::set(-std::numeric_limits<float>::infinity());
+    const std::size_t first = begin / kLanes * kLanes, last = (end - 1) / kLanes * kLanes;
+    F s = V::load(scores + first);
+    V::store(scores + first, lane < V::set(static_cast<float>(begin - first)) ? never : s);
+    s = V::load(scores + last);
+    V::store(scores + last, lane < V::set(static_cast<float>(end - last)) ? s : never);
+    F largest = V::load(scores + first);
+    for (std::size_t i = first + kLanes; i <= last; i += kLanes) largest = M::larger(largest, V::load(scores + i));
+    Softmax found;
+    found.most = std::max(M::largest(largest), kNone);
+    F sum = V::set(0.0f);
+    for (std::size_t i = first; i <= last; i += kLanes) {
+        const F weight = M::exp2(V::load(scores + i) - V::set(found.most));
+        store_weights<V>(weights + i, weight);
+        sum = sum + weight;
+    }
+    found.total = M::sum(sum);
+    std::memset(weights, 0, first * sizeof(Weight));
+    std::memset(weights + last + kLanes, 0, (std::max(filled, last + kLanes) - last - kLanes) * sizeof(Weight));
+    return found;
+}
+
+// What `more` has gathered, to the rest.
+template <class V>
+void join(Softmax& all, float* sums, const Softmax& more, const float* more_sums, std::size_t width) {
+    if (more.total == 0) return;
+    if (all.total == 0) {
+        all = more;
+        std::memcpy(sums, more_sums, width * sizeof(float));
         return;
     }
-    for (std::size_t i = 0; i < kVectors; ++i) {
-        F s = V::load(scores + i * V::kLanes);
-        if (key_steps) s = s * V::load(key_steps + i * V::kLanes);
-        if (softcap > 0) s = M::tanh(s * V::set(1.0f / softcap)) * V::set(softcap);
-        if (bias) s = s + V::load(bias + i * V::kLanes);
-        V::store(scores + i * V::kLanes, s);
-    }
-    for (std::size_t i = 0; i < begin; ++i) scores[i] = -infinite;
-    for (std::size_t i = end; i < kPage; ++i) scores[i] = -infinite;
-    F largest = V::load(scores);
-    for (std::size_t i = 1; i < kVectors; ++i) largest = M::larger(largest, V::load(scores + i * V::kLanes));
-    const float found = M::largest(largest), now = found > most ? found : most;
-    F sum = V::set(0.0f);
-    for (std::size_t i = 0; i < kVectors; ++i) {
-        const F e = M::exp(V::load(scores + i * V::kLanes) - V::set(now));
-        V::store(scores + i * V::kLanes, e);
-        sum = sum + e;
-    }
-    if (now > most) {
-        float factor[V::kLanes];
-        V::store(factor, M::exp(V::set(most - now)));
-        total *= factor[0];
-        for (std::size_t i = 0; i < width; i += V::kLanes) V::store(out + i, V::load(out + i) * V::set(factor[0]));
-        most = now;
-    }
-    total += M::sum(sum);
+    const float most = std::max(all.most, more.most);
+    const float keep = Math<V>::exp2(all.most - most), take = Math<V>::exp2(more.most - most);
+    all = {most, all.total * keep + more.total * take};
+    for (std::size_t i = 0; i < width; i += V::kLanes)
+        V::store(sums + i, V::fma(V::load(more_sums + i), V::set(take), V::load(sums + i) * V::set(keep)));
 }
 
 // The biases of a page that begins at position `start`, for one query.
@@ -114,76 +115,181 @@ inline const float* bias_of_page(const Queries& a, std::size_t query, std::size_
     return a.bias[query] + ((distance < least ? least : distance > most ? most : distance) - least);
 }
 
-template <class V, class Element, int R>
-void attend_rows(const HeadLayout& l, const Queries& a, std::size_t first, std::size_t count) {
-    constexpr float kNone = -3.0e38f;  // before the first page; finite, so that no difference is NaN
-    thread_local Scratch memory;
-    float* queries = memory.get(R * (l.head_dim + kPage + l.width));  // [head_dim][R]
-    float* scores = queries + R * l.head_dim;                         // [R][kPage]
-    float* out = scores + R * kPage;                                  // [R][width]
-    float most[R], total[R];
-    std::size_t begin = SIZE_MAX, end = 0;
-    for (std::size_t r = 0; r < R; ++r) {
-        most[r] = kNone, total[r] = 0;
-        for (std::size_t i = 0; i < l.head_dim; ++i)
-            queries[i * R + r] = r < count ? a.q[first + r][i] * a.scale : 0.0f;
-        if (r >= count) continue;
-        begin = a.begin[first + r] < begin ? a.begin[first + r] : begin;
-        end = a.end[first + r] > end ? a.end[first + r] : end;
-    }
-    std::memset(out, 0, R * l.width * sizeof(float));
-    for (std::size_t page = begin / kPage; page * kPage < end; ++page) {
-        const std::uint8_t* head = a.pages[page] + a.head_at;
-        const auto* keys = reinterpret_cast<const Element*>(head + l.keys_at);
-        const auto* values = reinterpret_cast<const Element*>(head + l.values_at);
-        const auto* steps = l.type == KVType::int8 ? reinterpret_cast<const float*>(head) : nullptr;
-        const std::size_t start = page * kPage, used = end - start < kPage ? end - start : kPage;
-        std::memset(scores, 0, R * kPage * sizeof(float));
-        accumulate_lanes<V, Element, R, R, 1>(queries, keys, kPage, l.head_dim, std::bit_ceil(used < 16 ? 16 : used),
-                                              scores, kPage);
-        for (std::size_t r = 0; r < R; ++r) {
-            std::size_t from = 0, to = 0;
-            const float* bias = nullptr;
-            if (r < count) {
-                bias = bias_of_page(a, first + r, start);
-                const std::size_t b = a.begin[first + r], e = a.end[first + r];
-                from = b > start ? b - start : 0;
-                to = e <= start ? 0 : e - start < kPage ? e - start : kPage;
-            }
-            soften<V>(scores + r * kPage, from, to, steps, a.softcap, bias, most[r], total[r], out + r * l.width,
-                      l.width);
-            if (steps)
-                for (std::size_t i = 0; i < kPage; ++i) scores[r * kPage + i] *= steps[kPage + i];
-        }
-        accumulate_lanes<V, Element, R, 1, int{kPage}>(scores, values, l.width, used, l.width, out, l.width);
-    }
-    for (std::size_t r = 0; r < count; ++r)
-        for (std::size_t i = 0; i < l.head_dim; ++i) a.out[first + r][i] = out[r * l.width + i] / total[r];
+template <class V>
+inline void multiply_lanes(float* x, const float* by) {
+    for (std::size_t i = 0; i < kPage; i += V::kLanes) V::store(x + i, V::load(x + i) * V::load(by + i));
 }
 
-template <class V, class Element>
-void attend_as(const HeadLayout& l, const Queries& a) {
+// A page's products become scores: by the keys' steps, capped, and with biases; any of these may be missing.
+template <class V>
+void make_scores(float* x, const float* key_steps, float softcap, const float* bias) {
+    if (key_steps) multiply_lanes<V>(x, key_steps);
+    if (softcap > 0)
+        for (std::size_t i = 0; i < kPage; i += V::kLanes)
+            V::store(x + i, Math<V>::tanh(V::load(x + i) * V::set(1.0f / softcap)) * V::set(softcap * kBits));
+    if (bias)
+        for (std::size_t i = 0; i < kPage; i += V::kLanes)
+            V::store(x + i, V::fma(V::load(bias + i), V::set(kBits), V::load(x + i)));
+}
+
+// R queries or fewer, from `first` on, and one head.
+template <class V, class Element, int R>
+class Rows {
+public:
+    Rows(const HeadLayout& l, const Queries& a, std::size_t first) : l_(l), a_(a), first_(first) {
+        count_ = std::min<std::size_t>(R, a.count - first);
+        for (std::size_t r = 0; r < count_; ++r) {
+            begin_ = std::min(begin_, a.begin[first + r]);
+            end_ = std::max(end_, a.end[first + r]);
+        }
+        const std::size_t steps = (l.head_dim + kNumbers - 1) / kNumbers;
+        thread_local Scratch memory;
+        scores_ = memory.get(R * (kSpan + 2 * l.width + steps));
+        gathered_ = scores_ + R * kSpan, sums_ = gathered_ + R * l.width;
+        words_ = reinterpret_cast<Word*>(sums_ + R * l.width);
+        const float scale = a.softcap > 0 ? a.scale : a.scale * kBits;
+        for (std::size_t r = 0; r < R; ++r)
+            for (std::size_t i = 0; i < steps; ++i)
+                words_[i * R + r] = r < count_ ? word(a.q[first + r], i, scale) : Word{};
+    }
+
+    void all() {
+        Softmax softmax[R];
+        for (std::size_t span = begin_ / kSpan; span * kSpan < end_; ++span) {
+            Softmax found[R];
+            gather(span, found);
+            for (std::size_t r = 0; r < count_; ++r)
+                join<V>(softmax[r], sums_ + r * l_.width, found[r], gathered_ + r * l_.width, l_.width);
+        }
+        for (std::size_t r = 0; r < count_; ++r)
+            for (std::size_t i = 0; i < l_.head_dim; ++i)
+                a_.out[first_ + r][i] = sums_[r * l_.width + i] / softmax[r].total;
+    }
+
+    void part(std::size_t span, float* const* parts) {
+        Softmax found[R];
+        gather(span, found);
+        for (std::size_t r = 0; r < count_; ++r) {
+            float* to = parts[first_ + r];
+            to[0] = found[r].most, to[1] = found[r].total;
+            std::memcpy(to + kPad, gathered_ + r * l_.width, l_.width * sizeof(float));
+        }
+    }
+
+private:
+    using Word = typename Factor<Element>::Word;
+    using Weight = std::conditional_t<std::is_same_v<Element, BF16Pair>, std::uint16_t, float>;
+    static constexpr std::size_t kNumbers = Factor<Element>::kNumbers;
+
+    Word word(const float* q, std::size_t i, float scale) const {
+        if constexpr (kNumbers == 1) {
+            return q[i] * scale;
+        } else {
+            const float second = 2 * i + 1 < l_.head_dim ? q[2 * i + 1] * scale : 0.0f;
+            return to_bf16(q[2 * i] * scale) | static_cast<std::uint32_t>(to_bf16(second)) << 16;
+        }
+    }
+
+    // To `found` and `gathered_`. Weights lie in the first part of a query's scores.
+    void gather(std::size_t span, Softmax* found) {
+        const std::size_t start = span * kSpan, used = std::min(end_ - std::min(end_, start), kSpan);
+        const Element* values[kSpanPages];
+        const float* steps[kSpanPages] = {};
+        const std::size_t pages = (used + kPage - 1) / kPage;
+        const std::size_t first_page = std::min(begin_ > start ? (begin_ - start) / kPage : 0, pages);
+        for (std::size_t page = first_page; page < pages; ++page) {
+            const std::uint8_t* head = a_.pages[span * kSpanPages + page] + a_.head_at;
+            const auto* keys = reinterpret_cast<const Element*>(head + l_.keys_at);
+            values[page] = reinterpret_cast<const Element*>(head + l_.values_at);
+            if constexpr (std::is_same_v<Element, Byte>) steps[page] = reinterpret_cast<const float*>(head);
+            const std::size_t here = page * kPage, filled = std::clamp<std::size_t>(used - here, 16, kPage);
+            accumulate_lanes<V, Element, R, R, 1>(words_, Pieces<Element>{&keys, l_.head_dim, kPage},
+                                                  (l_.head_dim + kNumbers - 1) / kNumbers,
+                                                  std::bit_ceil(filled), scores_ + here, kSpan);
+            if (steps[page] || a_.softcap > 0 || a_.bias[first_])
+                for (std::size_t r = 0; r < count_; ++r)
+                    make_scores<V>(scores_ + r * kSpan + here, steps[page], a_.softcap,
+                                   bias_of_page(a_, first_ + r, start + here));
+        }
+        for (std::size_t r = 0; r < R; ++r) {
+            float* scores = scores_ + r * kSpan;
+            const auto within = [&](std::size_t at) { return std::min(at - std::min(at, start), kSpan); };
+            found[r] = r < count_ ? soften<V, Weight>(scores, within(a_.begin[first_ + r]), within(a_.end[first_ + r]),
+                                                      pages * kPage)
+                                  : soften<V, Weight>(scores, 0, 0, pages * kPage);
+            for (std::size_t page = first_page; page < pages; ++page)
+                if (steps[page]) multiply_lanes<V>(scores + page * kPage, steps[page] + kPage);
+        }
+        const std::size_t skipped = first_page * kPage;
+        accumulate_lanes<V, Element, R, 1, int{kSpan}>(
+            reinterpret_cast<const Word*>(scores_) + skipped / kNumbers,
+            Pieces<Element>{values + first_page, kPage / kNumbers, l_.width},
+            used > skipped ? (used - skipped + kNumbers - 1) / kNumbers : 0, l_.width, gathered_, l_.width);
+    }
+
+    const HeadLayout& l_;
+    const Queries& a_;
+    std::size_t first_, count_, begin_ = SIZE_MAX, end_ = 0;
+    float *scores_, *gathered_, *sums_;  // [R][kSpan], [R][width] of a span, [R][width] of all
+    Word* words_;                        // [head_dim / kNumbers][R]
+};
+
+// use(rows) for all queries, a few at a time.
+template <class V, class Element, class Use>
+void in_rows(const HeadLayout& l, const Queries& a, Use use) {
+    const auto take = [&]<int R>(std::size_t first, std::integral_constant<int, R>) {
+        Rows<V, Element, R> rows(l, a, first);
+        use(rows);
+    };
     constexpr std::size_t kWide = V::kLanes >= 16 ? 12 : 6;
-    for (std::size_t first = 0; first < a.count;) {
-        const std::size_t left = a.count - first, count = left < kWide ? left : kWide;
-        const auto rows = left == 1   ? attend_rows<V, Element, 1>
-                          : left == 2 ? attend_rows<V, Element, 2>
-                          : left == 3 ? attend_rows<V, Element, 3>
-                          : left <= 4 ? attend_rows<V, Element, 4>
-                          : left <= 6 ? attend_rows<V, Element, 6>
-                                      : attend_rows<V, Element, kWide>;
-        rows(l, a, first, count);
-        first += count;
+    for (std::size_t first = 0; first < a.count; first += kWide) {
+        const std::size_t left = a.count - first;
+        if (left == 1)
+            take(first, std::integral_constant<int, 1>{});
+        else if (left == 2)
+            take(first, std::integral_constant<int, 2>{});
+        else if (left == 3)
+            take(first, std::integral_constant<int, 3>{});
+        else if (left == 4)
+            take(first, std::integral_constant<int, 4>{});
+        else if (left <= 6 || kWide == 6)
+            take(first, std::integral_constant<int, 6>{});
+        else if (left <= 8)
+            take(first, std::integral_constant<int, 8>{});
+        else
+            take(first, std::integral_constant<int, kWide>{});
+    }
+}
+
+template <class V, class Use>
+void with_elements(const HeadLayout& l, const Queries& a, Use use) {
+    switch (l.type) {
+        case KVType::f32: return in_rows<V, float>(l, a, use);
+        case KVType::f16: return in_rows<V, F16>(l, a, use);
+        case KVType::bf16: return in_rows<V, BF16Pair>(l, a, use);
+        case KVType::int8: return in_rows<V, Byte>(l, a, use);
     }
 }
 
 template <class V>
 void attend(const HeadLayout& l, const Queries& a) {
-    switch (l.type) {
-        case KVType::f32: return attend_as<V, float>(l, a);
-        case KVType::f16: return attend_as<V, F16>(l, a);
-        case KVType::int8: return attend_as<V, Byte>(l, a);
+    with_elements<V>(l, a, [](auto& rows) { rows.all(); });
+}
+
+template <class V>
+void attend_span(const HeadLayout& l, const Queries& a, std::size_t span, float* const* parts) {
+    with_elements<V>(l, a, [=](auto& rows) { rows.part(span, parts); });
+}
+
+template <class V>
+void join_spans(const HeadLayout& l, const float* parts, std::size_t count, float* out) {
+    thread_local Scratch memory;
+    float* sums = memory.get(l.width);
+    Softmax all;
+    for (std::size_t i = 0; i < count; ++i, parts += kPad + l.width) {
+        join<V>(all, sums, {parts[0], parts[1]}, parts + kPad, l.width);
     }
+    for (std::size_t i = 0; i < l.head_dim; ++i) out[i] = sums[i] / all.total;
 }
 
 }  // namespace

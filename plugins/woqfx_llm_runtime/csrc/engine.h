@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "draw.h"
 #include "kv.h"
 #include "model.h"
 #include "step.h"
@@ -55,6 +56,11 @@ public:
 
     // The largest of each row of logits [rows, vocabulary]: the first of equals, and a NaN before any number.
     std::vector<std::int64_t> likeliest(const float* logits, std::size_t rows) const;
+
+    // As woqfx::runtime::draw, for rows of [vocabulary].
+    std::vector<std::vector<std::int64_t>> draw(const std::vector<Draws>& all) const {
+        return runtime::draw(all, model_.vocabulary, threads_);
+    }
 
     // Ends the call of `forward` that runs, if any, with Cancelled.
     void cancel() { cancelled_.store(true); }

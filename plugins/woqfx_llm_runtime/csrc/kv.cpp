@@ -103,8 +103,8 @@ void Slots::require_memory(std::size_t pages, const PageLayout& layout) const {
     std::size_t wanted;
     if (__builtin_mul_overflow(pages, layout.bytes, &wanted) || wanted > max_bytes_ - std::min(bytes_, max_bytes_))
         throw OutOfMemory("keys and values come in pages of " + std::to_string(layout.bytes) + " bytes, of which " +
-                          std::to_string(pages) + " more are needed beside the " + std::to_string(bytes_) +
-                          " bytes in use; max_memory allows " + std::to_string(max_bytes_) +
+                          std::to_string(pages) + " more " + (pages == 1 ? "is" : "are") + " needed beside the " +
+                          std::to_string(bytes_) + " bytes in use; max_memory allows " + std::to_string(max_bytes_) +
                           ": free sequences, raise it, or hold keys and values in int8");
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <utility>
 
 #include "numbers.h"
 
@@ -42,6 +43,33 @@ struct Math {
         return x < least ? V::set(0.0f) : p * power;
     }
 
+    // 2^x for x <= 0, 1 for 0 itself; below -125 it is 0. x = n + r; 2^r = 1 + r q(r), q of the fourth degree with the least
+    // relative error, 9.2e-8, for |r| <= 1/2.
+    static F exp2(F x) {
+        constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+        const F least = V::set(-125.0f);
+        const F kept = larger(x, least);
+        const F shifted = kept + V::set(kRound);
+        const F r = kept - (shifted - V::set(kRound));
+        F p = V::set(0x1.5bba14p-10f);
+        p = V::fma(p, r, V::set(0x1.3cea88p-7f));
+        p = V::fma(p, r, V::set(0x1.c6b752p-5f));
+        p = V::fma(p, r, V::set(0x1.ebf9bcp-3f));
+        p = V::fma(p, r, V::set(0x1.62e42ap-1f));
+        p = V::fma(p, r, V::set(1.0f));
+        Ints bits, power;
+        std::memcpy(&bits, &p, sizeof bits);
+        std::memcpy(&power, &shifted, sizeof power);
+        bits += power << 23;  // n, in the exponent's place; what the rounding constant leaves beyond is shifted out
+        std::memcpy(&p, &bits, sizeof p);
+        return x < least ? V::set(0.0f) : p;
+    }
+    static float exp2(float x) {
+        float lanes[kLanes];
+        V::store(lanes, exp2(V::set(x)));
+        return lanes[0];
+    }
+
     static F sigmoid(F x) { return V::set(1.0f) / (V::set(1.0f) + exp(-x)); }
     static F tanh(F x) {
         const F e = exp(smaller(larger(x + x, V::set(-30.0f)), V::set(30.0f)));
@@ -62,19 +90,22 @@ struct Math {
     }
 
     // Lanes are folded by halves: 0 with 8, 1 with 9, and so on, then 0 with 4.
-    template <class Combine>
+    template <int kHalf = V::kLanes / 2, class Combine>
     static float fold(F x, Combine combine) {
-        float lanes[kLanes];
-        V::store(lanes, x);
-        for (std::size_t half = kLanes / 2; half; half /= 2)
-            for (std::size_t i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[i + half]);
-        return lanes[0];
+        if constexpr (kHalf == 0) {
+            return x[0];
+        } else {
+            const F moved = [&]<int... kLane>(std::integer_sequence<int, kLane...>) {
+                return __builtin_shufflevector(x, x, (kLane + kHalf) % V::kLanes...);
+            }(std::make_integer_sequence<int, V::kLanes>{});
+            return fold<kHalf / 2>(combine(x, moved), combine);
+        }
     }
     static float sum(F x) {
-        return fold(x, [](float a, float b) { return a + b; });
+        return fold(x, [](F a, F b) { return a + b; });
     }
     static float largest(F x) {
-        return fold(x, [](float a, float b) { return a > b ? a : b; });
+        return fold(x, [](F a, F b) { return larger(a, b); });
     }
 };
 

@@ -1,32 +1,24 @@
 // The Python extension `woqfx_llm_runtime._core`: engine.h, and model.h's terms to build a model from.
 //
 // Thin on purpose. Whatever waits or computes does so without the GIL.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include "engine.h"
+#include <tuple>
 
-namespace nb = nanobind;
-using namespace nb::literals;
+#include "arrays.h"
+#include "engine.h"
+#include "mersenne.h"
+
+using namespace nanobind::literals;
 
 namespace woqfx::runtime {
 namespace {
 
-template <class T, int Dimensions>
-using Dense = nb::ndarray<T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Unlocked = nb::call_guard<nb::gil_scoped_release>;
-
-Float type_of(nb::dlpack::dtype type) {
-    if (type == nb::dtype<float>()) return Float::f32;
-    if (type.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float) && type.bits == 16) return Float::f16;
-    if (type.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && type.bits == 16) return Float::bf16;
-    throw Error("the engine takes float32, float16 and bfloat16");
-}
 
 ConstRows rows_of(const Matrix& matrix) {
     return {matrix.data(), type_of(matrix.dtype()), matrix.shape(0), matrix.shape(1)};
@@ -84,6 +76,28 @@ void encode(Engine& engine, const std::vector<int>& slots, const std::vector<std
     for (std::size_t i = 0; i < slots.size(); ++i) texts.push_back({slots[i], counts[i]});
     const nb::gil_scoped_release unlocked;
     engine.encode(texts, tokens.data(), tokens.shape(0));
+}
+
+// (temperature, top_k, top_p, min_p), rows of logits, and a generator's state or random numbers.
+using DrawArrays = std::tuple<std::tuple<float, std::size_t, float, float>, std::vector<Given<const float, 1>>,
+                              Given<std::uint8_t, 1>, Given<const float, 2>>;
+
+std::vector<std::vector<std::int64_t>> draw(const Engine& engine, const std::vector<DrawArrays>& arrays) {
+    const std::size_t vocabulary = engine.model().vocabulary;
+    std::vector<Draws> all;
+    for (const auto& [settings, rows, state, noise] : arrays) {
+        Draws& draws = all.emplace_back();
+        const auto& [temperature, top_k, top_p, min_p] = settings;
+        require(temperature > 0, "temperature must be above 0");
+        draws.sampling = {temperature, top_k, top_p, min_p};
+        for (const auto& row : rows)
+            draws.rows.push_back(pointer(row, vocabulary, "a row of logits must be [vocab_size]"));
+        require(state.has_value() != noise.has_value(), "a draw takes a generator's state or random numbers");
+        draws.state = pointer(state, Mersenne::kStateBytes, "a state is one of torch.Generator");
+        draws.noise = pointer(noise, rows.size(), vocabulary, "random numbers must be [rows, vocab_size]");
+    }
+    const nb::gil_scoped_release unlocked;
+    return engine.draw(all);
 }
 
 std::vector<std::int64_t> likeliest(const Engine& engine, const Dense<const float, 2>& logits) {
@@ -222,6 +236,7 @@ void bind_engine(nb::module_& m) {
         .def("source_length", &Engine::source_length, "slot"_a, Unlocked())
         .def("forward", &forward, "slots"_a, "counts"_a, "wanted"_a, "tokens"_a.noconvert(), "logits"_a.noconvert())
         .def("likeliest", &likeliest, "logits"_a.noconvert())
+        .def("draw", &draw, "draws"_a)
         .def("cancel", &Engine::cancel);
 }
 
@@ -239,6 +254,7 @@ NB_MODULE(_core, m) {
     nb::enum_<KVType>(m, "KVType", "What keys and values are held in.")
         .value("f32", KVType::f32)
         .value("f16", KVType::f16)
+        .value("bf16", KVType::bf16)
         .value("int8", KVType::int8);
     nb::enum_<Compute>(m, "Compute", "How a product is computed.")
         .value("fp32", Compute::fp32)

@@ -169,6 +169,12 @@ void softmax(float* x, std::size_t n) {
     map<V>(x, n, x, [by](auto v) { return v * by; });
 }
 
+template <class V>
+void weigh(const float* x, std::size_t n, float divisor, float most, float* y) {
+    const typename V::F by = V::set(divisor), middle = V::set(most);
+    map<V>(x, n, y, [by, middle](auto v) { return Math<V>::exp(v / by - middle); });
+}
+
 // R rows of activations side by side, then tile by tile.
 template <class V, class Element, int R>
 void dense_rows(const woqfx::runtime::DenseTiles& w, const float* x, std::size_t x_stride, std::size_t rows,
@@ -181,9 +187,9 @@ void dense_rows(const woqfx::runtime::DenseTiles& w, const float* x, std::size_t
         words = side_by_side;
     }
     for (std::size_t tile = begin; tile < end; ++tile) {
-        alignas(64) float sums[R * 32] = {};
+        alignas(64) float sums[R * 32];
         const auto* from = static_cast<const Element*>(w.data) + tile * w.k * 32;
-        accumulate_lanes<V, Element, R, R, 1>(words, from, 32, w.k, 32, sums, 32);
+        accumulate_lanes<V, Element, R, R, 1>(words, Pieces<Element>{&from, w.k, 32}, w.k, 32, sums, 32);
         const std::size_t column = tile * 32, width = w.n - column < 32 ? w.n - column : 32;
         for (std::size_t r = 0; r < rows; ++r)
             for (std::size_t j = 0; j < width; ++j)
@@ -219,8 +225,8 @@ void dense(const woqfx::runtime::DenseTiles& w, const float* x, std::size_t x_st
 
 template <class V>
 constexpr woqfx::runtime::Ops ops_of() {
-    return {rms_norm<V>, layer_norm<V>, activate<V>,    add<V>,    scale_logits<V>, rotate<V>,
-            softmax<V>,  store_key<V>,  store_value<V>, attend<V>, dense<V>};
+    return {rms_norm<V>, layer_norm<V>, activate<V>,    add<V>,    scale_logits<V>, rotate<V>,     softmax<V>,
+            weigh<V>,    store_key<V>,  store_value<V>, attend<V>, attend_span<V>,  join_spans<V>, dense<V>};
 }
 
 }  // namespace

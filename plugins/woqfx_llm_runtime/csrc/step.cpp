@@ -72,16 +72,22 @@ void Step::prepare(const Batch& batch) {
         angles += rows * rope.frequencies.size();
     }
     grow(cosines_, angles), grow(sines_, angles);
+    most_spans_ = 1;
+    for (const Piece& piece : batch.pieces)
+        most_spans_ = std::max(most_spans_, divide_up(std::max(piece.length, piece.source_length), kSpan));
     // A product of each weight and 48 rows, the least that kernels take at a time.
     std::size_t products = model_.head.parts.size() * divide_up(rows, 48);
     for (auto* buffer : {&stream_, &branch_, &added_}) grow(*buffer, rows * model_.hidden);
-    for (const Layer& layer : layers_) {
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+        const Layer& layer = layers_[i];
         const Attention& a = layer.attention;
         grow(inputs_, rows * a.inputs.outputs());
         grow(attended_, rows * a.heads * a.head_dim);
+        grow(parts_, size_of_parts(a.heads, pages_.layers[i].head));
         if (layer.cross) {
             grow(inputs_, rows * layer.cross->query.outputs());
             grow(attended_, rows * layer.cross->query.outputs());
+            grow(parts_, size_of_parts(layer.cross->heads, sources_.layers[i].head));
         }
         products = std::max(products, most_products(layer) * divide_up(rows, 48));
         if (layer.mlp) grow(wide_, rows * layer.mlp->inputs.outputs());
@@ -212,46 +218,6 @@ void Step::make_ready(const Attention& a, std::size_t index, std::size_t row, st
     const std::size_t position = rows_[row].position, number = head - a.heads - (key ? 0 : a.kv_heads);
     std::uint8_t* to = rows_[row].piece->pages[position / kPage] + l.of(number);
     (key ? ops().store_key : ops().store_value)(l.head, to, position % kPage, x);
-}
-
-void Step::attend(Thread& thread, const Looking& a, FunctionRef<Seen(const Piece&, std::size_t position)> seen) {
-    const std::size_t group = a.heads / a.kv_heads, queries = a.heads * a.head_dim;
-    const PageLayout::Layer& l = a.at;
-    const std::vector<Row>& rows = rows_;
-    // Queries at a time: as many as kernels take, fewer if there would not be enough for all threads.
-    constexpr std::size_t kSizes[] = {kMostQueries, 6, 4, 3, 2, 1};
-    std::vector<std::size_t> begins;  // of each piece's tiles
-    std::size_t size = 0, tiles = 0;
-    for (const std::size_t tried : kSizes) {
-        size = tried, tiles = 0;
-        begins.clear();
-        for (std::size_t row = 0; row < rows.size(); row += rows[row].piece->rows) {
-            begins.push_back(tiles);
-            tiles += divide_up(rows[row].piece->rows * group, size);
-        }
-        if (tiles * a.kv_heads >= 2 * static_cast<std::size_t>(thread.threads())) break;
-    }
-    thread.each(tiles * a.kv_heads, [&](std::size_t i) {
-        const std::size_t tile = tiles - 1 - i / a.kv_heads, kv_head = i % a.kv_heads;  // the longest first
-        const auto found = std::upper_bound(begins.begin(), begins.end(), tile) - 1;
-        const Piece& piece = rows.front().piece[found - begins.begin()];
-        const std::size_t first = (tile - *found) * size;
-        Queries q;
-        q.count = std::min(size, piece.rows * group - first);
-        for (std::size_t j = 0; j < q.count; ++j) {
-            const std::size_t token = (first + j) / group, head = kv_head * group + (first + j) % group;
-            const std::size_t row = piece.first_row + token, position = piece.position + token;
-            q.q[j] = inputs_.data() + row * a.stride + head * a.head_dim;
-            q.out[j] = attended_.data() + row * queries + head * a.head_dim;
-            const Seen reach = seen(piece, position);
-            q.pages = reach.pages, q.begin[j] = reach.begin, q.end[j] = reach.end;
-            q.bias[j] = a.bias ? a.bias->of(head) : nullptr, q.position[j] = position;
-        }
-        q.reach = a.bias ? a.bias->reach() : 0;
-        q.head_at = l.of(kv_head);
-        q.scale = a.scale, q.softcap = a.softcap;
-        ops().attend(l.head, q);
-    });
 }
 
 // h += residual_scale * y, for the columns that a product has just made.

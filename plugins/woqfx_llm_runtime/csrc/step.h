@@ -81,6 +81,9 @@ private:
     void attention(Thread&, const Layer&, std::size_t index);
     void make_ready(const Attention&, std::size_t index, std::size_t row, std::size_t head);
     void attend(Thread&, const Looking&, FunctionRef<Seen(const Piece&, std::size_t position)>);
+    std::size_t size_of_parts(std::size_t heads, const HeadLayout&) const;
+    Queries queries_of(const Looking&, const Piece&, std::size_t kv_head, std::size_t first, std::size_t most,
+                       FunctionRef<Seen(const Piece&, std::size_t position)>);
     void cross(Thread&, const Layer&, std::size_t index);
     void remember(Thread&);
     void mlp(Thread&, const Layer&);
@@ -103,7 +106,8 @@ private:
     std::vector<std::vector<float>> frequencies_;  // of each rope, for each piece
     std::vector<std::size_t> rope_at_;
     std::vector<float> cosines_, sines_;           // of each rope [rows, pairs]
-    std::vector<float> stream_, inputs_, attended_, wide_, branch_, added_;
+    std::vector<float> stream_, inputs_, attended_, parts_, wide_, branch_, added_;
+    std::size_t most_spans_ = 1;                   // of a piece, or of its source
     std::vector<float> scores_, expert_out_, shared_gate_;
     std::vector<Visit> visits_;                    // expert by expert
     std::vector<std::size_t> visit_of_;            // of a row's choice

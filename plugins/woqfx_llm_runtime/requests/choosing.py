@@ -2,87 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.generation.logits_process import MinPLogitsWarper, TopPLogitsWarper
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 #: From tokens int64 [B, n] and scores float32 [B, V] to scores: a `LogitsProcessor` is one.
 Process = Callable[[Tensor, Tensor], Tensor]
 
-#: So many of the likeliest tokens usually hold the mass that top-p asks for.
-_CANDIDATES = 256
-#: What sums of probabilities in float32, in one order or another, may differ by; beyond doubt, and then some.
-_DOUBT = 1e-4
+
+class Sampling(NamedTuple):
+    """What is done to scores before one is drawn, in this order; the defaults do nothing."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
 
 
 class Choose:
     """Applies processors in order, then takes the likeliest token, or draws one.
 
-    Two of transformers' own processors are replaced by others that find the same tokens without sorting the whole
-    vocabulary. Without a `generator`, random numbers are PyTorch's global ones. So a seed gives the tokens that it
-    gives in transformers' own loop.
+    Without a `generator`, random numbers are PyTorch's global ones. So a seed gives the tokens that it gives in
+    transformers' own loop.
+
+    If it samples, the processors at the end that are temperature, top-k, top-p and min-p, in the order of `generate`,
+    are `sampling`: an engine may do these and draw.
     """
 
-    def __init__(
-        self, processors: Iterable[Process], *, sample: bool, generator: torch.Generator | None = None
-    ) -> None:
-        self._processors = [_quick(processor) for processor in processors]
-        self._sample, self._generator = sample, generator
+    def __init__(self, processors: Sequence[Any], *, sample: bool, generator: torch.Generator | None = None) -> None:
+        self.generator = torch.default_generator if generator is None else generator
+        split, sampling = _sampling(processors) if sample else (len(processors), None)
+        self.sampling: Sampling | None = sampling
+        self._first: list[Process] = [_penalizing(one) for one in processors[:split]]
+        self._last: list[Process] = list(processors[split:])
+        #: Whether a processor may hold on to scores that it has seen.
+        self.keeps_scores = any(one is given for one, given in zip(self._first, processors, strict=False))
+
+    @property
+    def prepares(self) -> bool:
+        """Whether there is something to do before `sampling`."""
+        return bool(self._first)
+
+    def prepare(self, tokens: Tensor, logits: Tensor) -> Tensor:
+        """Scores [B, V] before `sampling`, from the tokens so far [B, n] and logits [B, V], which may be written to."""
+        for process in self._first:
+            logits = process(tokens, logits)
+        return logits
+
+    def decide(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        """The next tokens int64 [B] of prepared scores."""
+        for process in self._last:
+            scores = process(tokens, scores)
+        if self.sampling is None:
+            return scores.argmax(-1)
+        return torch.multinomial(scores.softmax(-1), 1, generator=self.generator).squeeze(1)
 
     def __call__(self, tokens: Tensor, logits: Tensor) -> Tensor:
         """The next tokens int64 [B], given those so far [B, n] and logits [B, V], which may be written to."""
-        for process in self._processors:
-            logits = process(tokens, logits)
-        if not self._sample:
-            return logits.argmax(-1)
-        return torch.multinomial(logits.softmax(-1), 1, generator=self._generator).squeeze(1)
+        return self.decide(tokens, self.prepare(tokens, logits))
 
 
-def _quick(processor: Any) -> Process:
-    if type(processor) is TopPLogitsWarper:
-        return _TopP(processor)
-    if type(processor) is MinPLogitsWarper and processor.min_tokens_to_keep == 1:
-        return _MinP(processor)
+def _penalizing(processor: Any) -> Process:
+    """As the repetition penalty of transformers, for tokens of the vocabulary, with one copy of the scores."""
     found: Process = processor
-    return found
+    if type(processor) is not RepetitionPenaltyLogitsProcessor or processor.prompt_ignore_length is not None:
+        return found
+    penalty = processor.penalty
+
+    def penalize(tokens: Tensor, scores: Tensor) -> Tensor:
+        old = scores.gather(1, tokens)
+        return scores.scatter(1, tokens, torch.where(old < 0, old * penalty, old / penalty))
+
+    return penalize
 
 
-class _TopP:
-    """As `TopPLogitsWarper`, from the likeliest tokens alone; where that leaves a doubt, the warper itself decides."""
-
-    def __init__(self, warper: TopPLogitsWarper) -> None:
-        self._warper = warper
-
-    def __call__(self, tokens: Tensor, scores: Tensor) -> Tensor:
-        count = min(_CANDIDATES, scores.shape[-1])
-        best, _ = scores.topk(count)
-        shares = (best - scores.logsumexp(-1, keepdim=True)).exp()
-        better = shares.cumsum(-1) - shares  # the mass of all that are likelier than this one
-        kept = better < self._warper.top_p
-        kept[:, : self._warper.min_tokens_to_keep] = True
-        size = kept.sum(-1, keepdim=True)
-        last = best.gather(-1, size - 1)
-        following = best.gather(-1, size.clamp(max=count - 1))
-        close = (better - self._warper.top_p).abs() < _DOUBT
-        if bool((size == count).any() or (last == following).any() or close.any()):
-            decided: Tensor = self._warper(tokens, scores)
-            return decided
-        return scores.masked_fill(scores < last, self._warper.filter_value)
+def _sampling(processors: Sequence[Any]) -> tuple[int, Sampling]:
+    """How many processors come before the last that a `Sampling` can say, and what these do."""
+    for begin in range(len(processors)):
+        found = [_known(one) for one in processors[begin:]]
+        names = [name for one in found for name in one]
+        if all(found) and names == [name for name in Sampling._fields if name in names]:
+            return begin, Sampling(**{name: value for one in found for name, value in one.items()})
+    return len(processors), Sampling()
 
 
-class _MinP:
-    """As `MinPLogitsWarper` that keeps at least one token, which is never removed anyway: without looking for it."""
-
-    def __init__(self, warper: MinPLogitsWarper) -> None:
-        self._warper = warper
-
-    def __call__(self, tokens: Tensor, scores: Tensor) -> Tensor:
-        shares = scores.softmax(-1)
-        least = self._warper.min_p * shares.amax(-1, keepdim=True)
-        return scores.masked_fill(shares < least, self._warper.filter_value)
+def _known(processor: Any) -> dict[str, Any]:
+    """What one of transformers' own processors sets in a `Sampling`."""
+    if type(processor) is TemperatureLogitsWarper:
+        return {"temperature": processor.temperature}
+    if getattr(processor, "filter_value", None) != -float("inf"):
+        return {}
+    if type(processor) is TopKLogitsWarper:
+        return {"top_k": processor.top_k}
+    if type(processor) is TopPLogitsWarper and processor.min_tokens_to_keep == 1:
+        return {"top_p": processor.top_p}
+    if type(processor) is MinPLogitsWarper and processor.min_tokens_to_keep == 1:
+        return {"min_p": processor.min_p}
+    return {}
 
 
 def look_up(tokens: Tensor, *, count: int, longest: int) -> Tensor:

@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from woqfx_llm_runtime.requests.drawing import Draw, stacked
 from woqfx_llm_runtime.requests.slots import Tokens
 
 if TYPE_CHECKING:
     from woqfx_llm_runtime._core import Engine
+    from woqfx_llm_runtime.requests.choosing import Choose
+    from woqfx_llm_runtime.requests.drawing import Drawer
     from woqfx_llm_runtime.requests.slots import Slots
 
-#: From the tokens so far int64 [B, n] and logits float32 [B, V] to the next tokens int64 [B].
-Choose = Callable[[Tensor, Tensor], Tensor]
 #: From the tokens so far int64 [B, n] to bool [B]: which rows end here.
 Ends = Callable[[Tensor], Tensor]
 #: From the tokens of a row int64 [n] to guesses int64 [k] of those that come next, or none.
@@ -79,9 +80,9 @@ class Request:
     chosen anyway come in one round. `sources`, int64 [n] for each row, are what the encoder reads, of a model that has
     one.
 
-    Whoever makes the scheduler's steps calls `pieces`, `feed` and `advance`; others look at `columns` and `finished`.
-    A step may be interrupted between any two statements: what counts as done is one assignment to `_state`, and what a
-    slot holds is asked of the engine.
+    Whoever makes the scheduler's steps calls `pieces`, `feed`, `draw` and `advance`; others look at `columns` and
+    `finished`. A step may be interrupted between any two statements: what counts as done is one assignment to
+    `_state`, and what a slot holds is asked of the engine.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Request:
         self._slots: dict[int, int] = {}
         self._fed: dict[int, Tensor | Sequence[int]] = {}
         self._guess: Tokens | None = None
+        self._draw: Draw | None = None
         self.cancelled = False
         self.error: BaseException | None = None
 
@@ -137,6 +139,11 @@ class Request:
     def takes_likeliest(self) -> bool:
         """Whether it needs no logits, but the tokens that have the largest."""
         return self._choose is None
+
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether logits that it is fed may be looked at after the step."""
+        return self._choose is not None and self._choose.keeps_scores
 
     def abandon(self) -> None:
         """Nobody waits for it any more. Takes no lock: the garbage collector may call it anywhere."""
@@ -194,30 +201,46 @@ class Request:
         return guess
 
     def feed(self, piece: Piece, found: Tensor | Sequence[int]) -> None:
-        """A step has computed a piece: logits float32 [wanted, V], or the `wanted` likeliest tokens."""
-        if piece.wanted:
-            self._fed[piece.row] = found
+        """A step has computed a piece: logits float32 [wanted, V], or the `wanted` likeliest tokens.
 
-    def advance(self, engine: Engine, slots: Slots) -> None:
+        Unless it `keeps_logits`, they are used, or copied, before the next step.
+        """
+        if piece.wanted:
+            waits = len(self._starts) > 1 and isinstance(found, Tensor)
+            self._fed[piece.row] = found.clone() if waits and isinstance(found, Tensor) else found
+
+    @property
+    def _complete(self) -> bool:
+        """Whether what the next tokens are chosen from is there for all rows."""
+        return all(row in self._fed for row, goes_on in enumerate(self._state.running) if goes_on)
+
+    def draw(self) -> Draw | None:
+        """What the engine may draw before `advance`."""
+        if self._draw is None and self._guess is None and self._choose is not None and self._complete:
+            self._draw = self._prepared(self._choose, self._state.columns, self._fed, 0)
+        return self._draw
+
+    def advance(self, engine: Engine, slots: Slots, drawer: Drawer) -> None:
         """Choose the next tokens, if what they are chosen from is there for all rows."""
-        state, fed = self._state, self._fed
-        if any(goes_on and row not in fed for row, goes_on in enumerate(state.running)):
+        if not self._complete:
             return
-        self._fed = {}
-        self._state = state = (
-            self._next(state, fed, 0) if self._guess is None else self._follow(fed, self._guess, engine)
+        state, fed = self._state, self._fed
+        state = (
+            self._next(state, fed, 0, drawer) if self._guess is None else self._follow(fed, self._guess, engine, drawer)
         )
+        self._fed, self._draw = {}, None
+        self._state = state
         if not all(state.running):
             for row in [row for row in self._slots if not state.running[row]]:
                 slots.close(self._slots.pop(row))
 
-    def _next(self, state: _State, fed: Mapping[int, Tensor | Sequence[int]], offset: int) -> _State:
+    def _next(self, state: _State, fed: Mapping[int, Tensor | Sequence[int]], offset: int, drawer: Drawer) -> _State:
         """Choose one token for each row, from what stands at `offset`."""
         columns = state.columns
         if columns == self._history.shape[1]:
             self._history = _with_room(self._history)
         history = self._history
-        chosen = self._chosen(history[:, :columns], fed, offset)
+        chosen = self._chosen(columns, fed, offset, drawer)
         running = list(state.running)
         for row, goes_on in enumerate(running):
             history[row, columns] = token = chosen[row] if goes_on else self._pad
@@ -228,24 +251,35 @@ class Request:
         return _State(columns + 1, tuple(running))
 
     def _chosen(
-        self, history: NDArray[np.int64], fed: Mapping[int, Tensor | Sequence[int]], offset: int
-    ) -> Mapping[int, int]:
+        self, columns: int, fed: Mapping[int, Tensor | Sequence[int]], offset: int, drawer: Drawer
+    ) -> Mapping[int, int] | Sequence[int]:
         """The next token of each row that goes on."""
         if self._choose is None:
             return {row: int(tokens[offset]) for row, tokens in fed.items()}
-        logits = {row: found[offset] for row, found in fed.items() if isinstance(found, Tensor)}
-        size = next(iter(logits.values())).shape[-1]
-        together = torch.zeros(len(history), size) if len(history) > 1 else logits[0][None]
-        if len(history) > 1:
-            for row, found in logits.items():
-                together[row] = found
-        return dict(enumerate(self._choose(torch.from_numpy(history), together).tolist()))
+        draw = self._draw
+        if draw is None:
+            draw = self._prepared(self._choose, columns, fed, offset)
+            drawer.draw([draw])
+        return draw.result
 
-    def _follow(self, fed: Mapping[int, Tensor | Sequence[int]], guess: Tokens, engine: Engine) -> _State:
+    def _prepared(self, choose: Choose, columns: int, fed: Mapping[int, Tensor | Sequence[int]], offset: int) -> Draw:
+        """What is drawn from, after the processors that come before."""
+        tokens = torch.from_numpy(self._history[:, :columns])
+        rows: list[Tensor | None] = [None] * len(self._starts)
+        for row, found in fed.items():
+            rows[row] = found[offset] if isinstance(found, Tensor) else None
+        if choose.prepares:
+            scores = choose.prepare(tokens, stacked(rows))
+            rows = [None if row is None else one for row, one in zip(rows, scores, strict=True)]
+        return Draw(choose, tokens, rows)
+
+    def _follow(
+        self, fed: Mapping[int, Tensor | Sequence[int]], guess: Tokens, engine: Engine, drawer: Drawer
+    ) -> _State:
         """Choose tokens one after the other for as long as they were guessed; the slot keeps what came true."""
         state = self._state
         for offset in range(1 + len(guess)):
-            state = self._next(state, fed, offset)
+            state = self._next(state, fed, offset, drawer)
             if not all(state.running) or state.columns >= self._most or offset == len(guess):
                 break
             if self._history[0, state.columns - 1] != guess[offset]:
@@ -255,7 +289,7 @@ class Request:
 
     def release(self, slots: Slots) -> None:
         """Give its slots back: it has finished, or must wait and compute them again."""
-        self._fed = {}
+        self._fed, self._draw = {}, None
         while self._slots:
             _, slot = self._slots.popitem()
             slots.close(slot)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from woqfx_llm_runtime.requests.drawing import Draw, Drawer
 from woqfx_llm_runtime.requests.errors import ContextError, RequestError
 from woqfx_llm_runtime.requests.request import Piece, Request
 from woqfx_llm_runtime.requests.slots import Slots
@@ -50,6 +51,7 @@ class Scheduler:
         self._chunk = PROMPT_CHUNK if by_length is None else 1 << 62
         self._restart = by_length if restarts else None
         self.out_of_memory, self._engine_cancelled = out_of_memory, cancelled
+        self._drawer = Drawer(engine)
         self._scores = np.empty((0, engine.vocab_size), dtype=np.float32)
         self._begin()
         weak = weakref.WeakMethod(self._after_fork)
@@ -121,10 +123,24 @@ class Scheduler:
         pieces = self._pieces(requests)
         if pieces and not self._compute(pieces, requests):
             return
+        self._advance(requests)
+
+    def _advance(self, requests: list[Request]) -> None:
+        """Choose tokens. What logits processors and stopping criteria raise, which are anyone's, ends their request."""
+        draws: list[Draw] = []
         for request in requests:
             try:
-                request.advance(self.engine, self.slots)
-            except Exception as error:  # of a logits processor or stopping criterion, which are anyone's
+                if (draw := request.draw()) is not None:
+                    draws.append(draw)
+            except Exception as error:
+                request.error = error
+        if draws:
+            self._drawer.draw(draws)
+        for request in requests:
+            try:
+                if request.error is None:
+                    request.advance(self.engine, self.slots, self._drawer)
+            except Exception as error:
                 request.error = error
 
     def _pieces(self, requests: list[Request]) -> list[tuple[Request, Piece]]:
@@ -179,9 +195,9 @@ class Scheduler:
         return True
 
     def _room_for(self, rows: int, requests: list[Request]) -> NDArray[np.float32]:
-        """Where logits [rows, V] go: new memory if any of these requests gets them, whose choice may keep them."""
+        """Where logits [rows, V] go: new memory if any of these requests may keep them."""
         shape = rows, self.engine.vocab_size
-        if not all(request.takes_likeliest for request in requests):
+        if any(request.keeps_logits for request in requests):
             return np.empty(shape, dtype=np.float32)
         if len(self._scores) < rows:
             self._scores = np.empty(shape, dtype=np.float32)

@@ -6,8 +6,9 @@
 // kTilesAtOnce is how many tiles one or two rows take at a time. Memory is read fastest in one stream, so it is one, unless
 // the sums of one would spend longer waiting for each other.
 //
-// ahead() is how many bytes ahead codes are prefetched. Where a line of codes takes many instructions, too few loads are
-// on their way at a time; where a line takes few, for few rows or 8 bits, prefetching makes it slower.
+// ahead() is how many bytes ahead weights are prefetched. Where a line of codes takes many instructions, too few loads are
+// on their way at a time; where it takes few, for a row or two in int8, prefetching makes long streams slower.
+// kAheadInto is how near (__builtin_prefetch): 2, the second-level cache; 3, the first. Measured: docs/kernels.md.
 //
 // kDecodesAside: many rows are multiplied by codes that were decoded before, once for all.
 #pragma once
@@ -23,6 +24,7 @@ struct Arithmetic {
     static constexpr const int (&kPanelRows)[V::kPanels] = V::kPanelRows;
     static constexpr int kPanels = V::kPanels, kFewRows = V::kFewRows, kManyRows = V::kManyRows;
     static constexpr bool kDecodesAside = true;
+    static constexpr int kAheadInto = 2;
 };
 
 template <class V>
@@ -35,6 +37,7 @@ struct Fp32 : Arithmetic<V> {
     static constexpr int kOperands = 8;
     static constexpr int kTilesAtOnce = 2;
     static constexpr std::size_t ahead(int, int) { return 2048; }
+    static constexpr int kAheadInto = 3;
 
     template <int kBits>
     struct Decoder {
@@ -71,7 +74,7 @@ struct Bf16 : Arithmetic<V> {
     static constexpr woqfx::Word kWord = woqfx::Word::bf16x2;
     static constexpr int kOperands = 4;
     static constexpr int kTilesAtOnce = 1;
-    static constexpr std::size_t ahead(int, int) { return 2048; }
+    static constexpr std::size_t ahead(int, int) { return 8192; }
 
     template <int kBits>
     struct Decoder {
@@ -108,7 +111,7 @@ struct Int8 : Arithmetic<V> {
     static constexpr woqfx::Word kWord = woqfx::Word::int8x4;
     static constexpr int kOperands = 2;
     static constexpr int kTilesAtOnce = 1;
-    static constexpr std::size_t ahead(int bits, int rows) { return bits == 4 && rows >= 4 ? 4096 : 0; }
+    static constexpr std::size_t ahead(int, int rows) { return rows > 2 ? 8192 : 0; }
     static constexpr bool kDecodesAside = !V::kDecodesBytesFreely;
     static constexpr int kManyRows = kDecodesAside ? V::kManyRows : V::kFewRows;
 

@@ -48,7 +48,8 @@ struct Strip {
     }
 };
 
-// Codes as they are in memory, decoded on the way, and fetched kAhead bytes before.
+// Codes as they are in memory, decoded on the way, and fetched kAhead bytes before: every line, those of scales too. One
+// line of nine left out costs more than all the others gain.
 template <class A, int kBits, int C, std::size_t kAhead = 0>
 struct Packed {
     using V = typename A::V;
@@ -63,14 +64,19 @@ struct Packed {
         : decoder(*p.operands), strip(s), codes_at(p.layout->codes_at), record_bytes(p.layout->record_bytes) {}
 
     void block(std::size_t b) {
-        unroll<C>([&](auto c) { from[c] = strip.records[c] + b * record_bytes + codes_at + strip.lanes[c] * 4; });
+        unroll<C>([&](auto c) {
+            const std::uint8_t* const record = strip.records[c] + b * record_bytes;
+            from[c] = record + codes_at + strip.lanes[c] * 4;
+            if constexpr (kFetches<c>)
+                for (std::size_t at = 0; at < codes_at; at += kLine) fetch(record + at);
+        });
     }
     void load() {
         unroll<C>([&](auto c) {
             unroll<kBits / 4>([&](auto j) {
                 const std::uint8_t* const word = from[c] + j * int{kTile} * 4;
                 words[c][j] = V::load_words(word);
-                if constexpr (kAhead && c * V::kLanes % 16 == 0) __builtin_prefetch(word + kAhead);
+                if constexpr (kFetches<c>) unroll<kTileWords / kLine>([&](auto i) { fetch(word + i * kLine); });
             });
         });
     }
@@ -81,6 +87,13 @@ struct Packed {
     typename A::Operand operand(int c) const {
         return decoder.template operand<kOperand>(words[c]);
     }
+
+private:
+    static constexpr int kLine = 64, kTileWords = int{kTile} * 4;
+    template <int c>  // once for a tile
+    static constexpr bool kFetches = kAhead > 0 && c * V::kLanes % int{kTile} == 0;
+
+    static void fetch(const std::uint8_t* line) { __builtin_prefetch(line + kAhead, 0, A::kAheadInto); }
 };
 
 // Codes decoded before: operand i of a lane is word i * 32 + lane.

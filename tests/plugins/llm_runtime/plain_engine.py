@@ -115,6 +115,10 @@ class PlainEngine:
         found: list[int] = torch.as_tensor(logits).argmax(-1).tolist()
         return found
 
+    def draw(self, draws: Sequence[Any]) -> list[list[int]]:
+        """Nothing is certain."""
+        return [[-1] * len(rows) for _, rows, _, _ in draws]
+
     def forward(
         self, slots: Sequence[int], counts: Sequence[int], wanted: Sequence[int], tokens: Any, logits: Any
     ) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers.generation import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -56,14 +54,6 @@ def test_the_same_tokens_as_transformers(name, spread):
             wanted = transformers_choice(SETTINGS[name], tokens, logits, sample=sample)
             torch.manual_seed(seed)
             assert torch.equal(Choose(SETTINGS[name], sample=sample)(tokens, logits.clone()), wanted)
-
-
-@given(st.lists(st.integers(-4, 4), min_size=2, max_size=40), st.floats(0.01, 0.99))
-def test_top_p_with_ties(scores, p):
-    logits, tokens = torch.tensor([scores], dtype=torch.float32), torch.zeros(1, 1, dtype=torch.int64)
-    wanted = TopPLogitsWarper(p)(tokens, logits).softmax(-1)
-    found = Choose([TopPLogitsWarper(p)], sample=False)._processors[0](tokens, logits).softmax(-1)
-    assert torch.equal(found, wanted)
 
 
 def test_a_generator_of_its_own_draws_what_the_global_one_draws_after_its_seed():

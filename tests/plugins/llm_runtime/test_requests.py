@@ -289,3 +289,19 @@ def test_scores_that_a_processor_keeps_stay_as_they_were(pair):
 def test_numbers_that_are_no_tokens_are_refused(pair):
     with pytest.raises(RequestError, match=r"float32.*whole numbers"):
         pair.runtime.generate(torch.tensor([[1.5]]), **GREEDY)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 2}, {"do_sample": True}], ids=str)
+def test_a_prompt_of_no_token_is_refused(pair, settings):
+    nothing = torch.empty(1, 0, dtype=torch.int64)
+    with pytest.raises(RequestError, match=r"the prompt has no token.*bos_token_id"):
+        pair.runtime.generate(nothing, max_new_tokens=3, **settings)
+    with pytest.raises(RequestError, match="the prompt has no token"):
+        pair.runtime.submit(nothing[0], max_new_tokens=3)
+    assert left_behind(pair) == (0, 0)
+
+
+def test_a_source_of_no_token_is_refused():
+    pair = pair_of("t5")
+    with pytest.raises(RequestError, match="the prompt has no token"):
+        pair.runtime.generate(torch.empty(1, 0, dtype=torch.int64), max_new_tokens=3)

@@ -179,7 +179,7 @@ def test_a_model_of_no_known_family_is_refused_by_the_plan_and_by_load(tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kv": "fp8"}, "option kv of backend llm_runtime is 'fp8': fp16 or fp32 or int8"),
+        ({"kv": "fp8"}, "option kv of backend llm_runtime is 'fp8': auto or fp16 or bf16 or fp32 or int8"),
         ({"head": "nf4"}, "option head"),
         ({"max_memory": -1}, "option max_memory"),
         (

@@ -61,6 +61,15 @@ def test_one_scale_that_needs_float32_decides_for_all():
     assert torch.equal(back["scales"], torch.cat([halves, second.scales]))
 
 
+def test_experts_whose_scales_need_different_types_are_refused_in_words():
+    scheme = Scheme("int4_clip", group_size=32, scale_dtype="fp32")
+    weight = torch.randn(3, 32, 64, generator=torch.Generator().manual_seed(0))
+    weight[0] = 0  # whose scales are 1, and fit into any type
+    stack = quantize_nearest(weight, registry().dtype("int4_clip"), scheme, name="experts")
+    with pytest.raises(WoqfxError, match=r"experts 0 and 1 of a stack .*; store scales in 16 bits"):
+        packed.pack(stack)
+
+
 def test_weights_that_differ_in_more_are_refused():
     codes, scales = torch.zeros(2, 16, dtype=torch.uint8), torch.ones(2, 1)
     zeros = torch.zeros(2, 1, dtype=torch.uint8)

@@ -6,7 +6,9 @@
 #include <cstring>
 #include <string>
 
+#include "../draw.h"
 #include "../engine.h"
+#include "../mersenne.h"
 #include "../../../woqfx_native/csrc/sanitize/cases.h"
 
 namespace woqfx::runtime {
@@ -284,11 +286,53 @@ void check_refusals(Engine& engine) {
     expect(refused([&] { engine.free(slot); }), "a slot that is gone");
 }
 
+// A state of PyTorch's generator, at a random place.
+std::vector<std::uint8_t> random_state(Random& random) {
+    constexpr std::size_t kWords = 624;
+    std::vector<std::uint8_t> state(Mersenne::kStateBytes);
+    const std::size_t next = random.below(kWords + 1);
+    const auto left = static_cast<std::int32_t>(kWords + 1 - next);
+    const auto at = static_cast<std::uint64_t>(next);
+    std::memcpy(state.data() + 8, &left, sizeof left);
+    std::memcpy(state.data() + 16, &at, sizeof at);
+    for (std::size_t i = 0; i < kWords; ++i) {
+        const auto word = static_cast<std::uint64_t>(static_cast<std::uint32_t>(random.next()));
+        std::memcpy(state.data() + 24 + 8 * i, &word, sizeof word);
+    }
+    return state;
+}
+
+// Draws from random logits, odd ones among them: the same with one thread and with three.
+void check_draws(Random& random) {
+    const std::size_t vocabulary = 1 + random.below(random.one_in(2) ? 5000 : 40), rows = 1 + random.below(4);
+    auto logits = floats(random, vocabulary * rows), noise = floats(random, vocabulary * rows, 1.0f);
+    for (float& x : logits) x *= random.pick({1.0f, 30.0f});
+    if (random.one_in(3)) logits[random.below(logits.size())] = random.pick({-INFINITY, INFINITY, NAN});
+    Draws draws;
+    draws.sampling = {random.pick({0.1f, 1.0f, 3.0f}), random.pick<std::size_t>({0, 1, 50, vocabulary, 100000}),
+                      random.pick({0.0f, 0.5f, 0.9f, 1.0f}), random.pick({0.0f, 0.2f, 1.0f})};
+    for (std::size_t row = 0; row < rows; ++row)
+        draws.rows.push_back(random.one_in(5) ? nullptr : logits.data() + row * vocabulary);
+    const auto state = random_state(random);
+    std::vector<std::vector<std::int64_t>> found;
+    std::vector<std::vector<std::uint8_t>> states;
+    const bool by_state = random.one_in(2);
+    for (const int threads : {1, 3}) {
+        states.push_back(state);
+        draws.state = by_state ? states.back().data() : nullptr;
+        draws.noise = by_state ? nullptr : noise.data();
+        found.push_back(draw({draws}, vocabulary, threads).front());
+    }
+    expect(found[0] == found[1] && states[0] == states[1], "a draw is the same with any number of threads");
+    for (const std::int64_t token : found[0])
+        expect(token >= kUndecided && token < static_cast<std::int64_t>(vocabulary), "a token of the vocabulary");
+}
+
 int run(std::size_t cases, std::uint64_t seed) {
     for (std::size_t i = 0; i < cases; ++i) {
         Random random(seed + i);
         const Model model = random_model(random);
-        const KVType kv = random.pick({KVType::f32, KVType::f16, KVType::int8});
+        const KVType kv = random.pick({KVType::f32, KVType::f16, KVType::bf16, KVType::int8});
         Engine one(model, kv, SIZE_MAX, 1), two(model, kv, SIZE_MAX, 2), tight(model, kv, 0, 1);
         std::vector<Tokens> texts;
         std::vector<std::vector<float>> expected;
@@ -299,6 +343,7 @@ int run(std::size_t cases, std::uint64_t seed) {
         check_together(random, two, texts, expected);
         check_refusals(two);
         check_refused_sources(two);
+        for (int j = 0; j < 20; ++j) check_draws(random);
         expect(refused([&] { alone(tight, texts[0]); }), "more memory than is allowed");
     }
     std::printf("%zu models from seed %llu on, %s: no fault\n", cases, static_cast<unsigned long long>(seed),

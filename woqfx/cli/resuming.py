@@ -1,0 +1,80 @@
+"""The command that goes on with a run that was stopped, from what its journal says was asked for."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from woqfx.inspection import UnfinishedRun
+
+
+def command_of(run: UnfinishedRun) -> str:
+    """As it may be given again. Of calibration data in a file, the journal knows no more than the file's name."""
+    request = run.request
+    if "format" in request:
+        words = ["convert", run.source, *_converting(request)]
+    elif "tuning" in request:
+        words = ["tune", run.source, *_tuning(request)]
+    else:
+        words = ["quantize", run.source, *_quantizing(request)]
+    return shlex.join(["woqfx", *words, "--out", str(run.path)])
+
+
+def _converting(request: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("--to", str(request["format"]))
+    if request.get("requantize"):
+        yield "--requantize"
+
+
+def _tuning(request: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("--original", request["original"])
+    for key, value in request["tuning"].items():
+        yield from (f"--{key}", str(value))
+    yield from _calibrating(request)
+
+
+def _quantizing(request: Mapping[str, Any]) -> Iterator[str]:
+    scheme = request.get("scheme", {})
+    yield from ("--algorithm", request.get("algorithm", "rtn"))
+    for key in ("dtype", "group_size", "scale_dtype", "compute_dtype"):
+        yield from (f"--{key.replace('_', '-')}", str(scheme.get(key)))
+    if not scheme.get("symmetric", True):
+        yield "--asym"
+    if scheme.get("double_quant"):
+        yield "--double-quant"
+    if threshold := scheme.get("outlier_threshold"):
+        yield from ("--outlier-threshold", str(threshold))
+    for key, value in request.get("options", {}).items():
+        yield from _option(key, value)
+    for rule in request.get("rules", ()):
+        yield from ("--rule", rule)
+    yield from _calibrating(request)
+    if "propagate" in request:
+        yield from ("--propagate", request["propagate"])
+
+
+def _option(key: str, value: Any) -> Iterator[str]:
+    flag = key.replace("_", "-")
+    if "." in key:  # one algorithm's, of several that have one of this name
+        yield from ("--option", f"{key}={value}")
+    elif isinstance(value, bool):
+        yield f"--{flag}" if value else f"--no-{flag}"
+    else:
+        yield from (f"--{flag}", str(value))
+
+
+def _calibrating(request: Mapping[str, Any]) -> Iterator[str]:
+    asked = request.get("calibration", {})
+    flags = {
+        "data": "calibration",
+        "samples": "samples",
+        "seq_len": "seq-len",
+        "seed": "calibration-seed",
+        "column": "column",
+        "split": "split",
+    }
+    for key, flag in flags.items():
+        if key in asked:
+            yield from (f"--{flag}", str(asked[key]))
