@@ -55,9 +55,11 @@ class Drawer:
 
     def draw(self, draws: Sequence[Draw]) -> None:
         """Make some draws, all rows at once. Those that are not `settled` then are not for the engine, or too close."""
-        known = [draw for draw in draws if draw.choose.sampling is not None]
-        if known and self._source is not None:
-            self._draw(known, self._source)
+        left = [draw for draw in draws if draw.choose.sampling is not None]
+        while left and self._source is not None:
+            first = {draw.choose.generator: draw for draw in reversed(left)}  # those that share one take turns
+            self._draw(list(first.values()), self._source)
+            left = [draw for draw in left if first[draw.choose.generator] is not draw]
 
     def _draw(self, draws: Sequence[Draw], source: _Source) -> None:
         states = [draw.choose.generator.get_state() for draw in draws]

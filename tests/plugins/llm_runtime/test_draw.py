@@ -166,6 +166,21 @@ def test_requests_do_not_touch_each_other(drawer):
         assert draw.result == wanted(SETTINGS[name], x, torch.Generator().manual_seed(i))
 
 
+def test_requests_that_share_a_generator_take_turns(drawer):
+    shared, theirs, own = (torch.Generator().manual_seed(seed) for seed in (4, 4, 9))
+    logits = 2 * torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(8))
+    generators = [shared, own, shared, shared]
+    draws = [
+        Draw(Choose([], sample=True, generator=generator), torch.zeros(1, 1).long(), [scores])
+        for generator, scores in zip(generators, logits, strict=True)
+    ]
+    drawer.draw(draws)
+    assert all(draw.settled for draw in draws)
+    one_after_the_other = [wanted([], logits[i : i + 1], theirs) for i in (0, 2, 3)]
+    assert [draws[i].result for i in (0, 2, 3)] == one_after_the_other
+    assert torch.equal(shared.get_state(), theirs.get_state())
+
+
 @pytest.mark.parametrize(
     ("processors", "sampling"),
     [
