@@ -35,10 +35,21 @@ class Bar:
     growth: float
 
 
+#: Of woqfx's rows, those of two dtypes; without those that lack a part of an algorithm or have one more. The table has
+#: all.
+_DTYPES, _LEFT_OUT = ("int4_fullrange ", "nf4 "), (" no-", "tuned")
+
+
 def bars() -> list[Bar]:
-    """All that was measured, best first; what woqfx does without a part of its own is left to the table."""
+    """What was measured of peers and of some dtypes, best first."""
     found = read("quality")
-    shown = [job for job in JOBS if "perplexity" in found.get(job.name, {}) and " no-" not in job.name]
+    shown = [
+        job
+        for job in JOBS
+        if "perplexity" in found.get(job.name, {})
+        and (job.out != "out" or job.name.startswith(_DTYPES))
+        and not any(part in job.name for part in _LEFT_OUT)
+    ]
     growth = {job.name: found[job.name]["perplexity"] / found[job.name]["float"] - 1 for job in shown}
     made = [Bar(job.name, job.out == "out", job.bits, growth[job.name]) for job in shown]
     return sorted(made, key=lambda bar: bar.growth)

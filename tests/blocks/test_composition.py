@@ -109,9 +109,15 @@ def test_options_that_do_not_fit_are_explained(name, options, match):
         read_composition(name, options)
 
 
-@pytest.mark.parametrize("name", ["rescaler+rouner", "rescaler+", "+rtn", "", "rescaler rounder"])
+@pytest.mark.parametrize("name", ["rescaler+rouner", "rescaler rounder"])
 def test_a_part_that_is_not_there_is_named(name):
     with pytest.raises(UnknownNameError, match="there is no algorithm"):
+        read_composition(name, {})
+
+
+@pytest.mark.parametrize("name", ["rescaler+", "+rtn", ""])
+def test_an_empty_part_is_refused(name):
+    with pytest.raises(SchemeError, match="has an empty part"):
         read_composition(name, {})
 
 
