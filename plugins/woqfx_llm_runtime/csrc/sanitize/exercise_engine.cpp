@@ -290,7 +290,7 @@ void check_refusals(Engine& engine) {
 std::vector<std::uint8_t> random_state(Random& random) {
     constexpr std::size_t kWords = 624;
     std::vector<std::uint8_t> state(Mersenne::kStateBytes);
-    const std::size_t next = random.below(kWords + 1);
+    const std::size_t next = 1 + random.below(kWords);
     const auto left = static_cast<std::int32_t>(kWords + 1 - next);
     const auto at = static_cast<std::uint64_t>(next);
     std::memcpy(state.data() + 8, &left, sizeof left);
