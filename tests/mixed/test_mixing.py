@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_model
@@ -166,7 +167,13 @@ class TestMix:
         ):
             mix(open_source(tiny_model("llama")), request(), 3)
 
-    @pytest.mark.parametrize("bits", [0, -1, 64, float("nan")])
+    @pytest.mark.parametrize("bits", [np.float64(4.75), np.float32(4.75)], ids=["float64", "float32"])
+    def test_a_target_of_numpy_is_a_number(self, bits, monkeypatch):
+        monkeypatch.setattr("woqfx.mixed.mixing.FINE", "absent")
+        plan = plan_within(open_source(tiny_model("llama")), request(), bits)
+        assert 4.5 < plan.bits_per_weight <= 4.75
+
+    @pytest.mark.parametrize("bits", [0, -1, 64, float("nan"), True])
     def test_a_target_that_cannot_be_meant(self, bits):
         with pytest.raises(SchemeError, match="give the bits that a weight shall take in the mean"):
             mix(open_source(tiny_model("llama")), request(), bits)

@@ -6,6 +6,7 @@ import glob
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod
+from numbers import Real
 
 from woqfx.backend import Backend
 from woqfx.blocks.finding import find_blocks
@@ -51,7 +52,7 @@ def mix(
 
     Raises `PlanError` for a request that cannot be carried out, and for a target that no choice of schemes meets.
     """
-    if type(target_bits) not in (int, float) or not 0 < target_bits < 64:
+    if not isinstance(target_bits, Real) or isinstance(target_bits, bool) or not 0 < target_bits < 64:
         raise SchemeError(
             f"target_bits is {target_bits!r}: give the bits that a weight shall take in the mean, as 4.25"
         )
