@@ -5,9 +5,10 @@
 SmolLM2-135M-Instruct (`benchmarks.quality_model`) and llamas of random weights (`benchmarks.make_model`), at the same
 bits per weight; `benchmarks.runtime_field` lists who takes part. Each peer runs in a process and an environment of its
 own. It loads its model, and again while the bytes of the files are read in turn with it; then in each round it reads a
-prompt of 512 tokens, and generates tokens one at a time after a short one, while the bandwidth of memory, which may
-change within minutes, is measured before and after. Medians of the rounds, and of what was compared within each; two
-threads. Writes `results/NAME.json` and `results/NAME.md`, and puts the latter into `docs/benchmarks.md`.
+prompt of 512 tokens, and generates tokens one at a time after a short one, while the bandwidth of memory is measured
+before and after. That may change within seconds, so everyone generates several times a round, briefly and in turn.
+Medians of the samples, and of what was compared within each turn; two threads. Writes `results/NAME.json` and
+`results/NAME.md`, and puts the latter into `docs/benchmarks.md`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from woqfx.cpu import this_cpu
 
 THREADS = 2
 PROMPT, AFTER, NEW, ROWS, LOADS = 512, 64, 32, 8, 3
+#: How often everyone generates in a round.
+TURNS = 3
 _PIECE = 1 << 24
 
 
@@ -63,14 +66,18 @@ def measure(field: Sequence[Contender], cache: Path, rounds: int) -> dict[str, A
             _load(one, workers[one.name], cache, figures[one.name])
         for _ in range(rounds + 1):
             neighbours = Neighbours([os.getpid(), *(worker.pid for worker in workers.values())])
-            for one in ready:
-                _run(one, workers[one.name], figures[one.name])
+            for turn in range(TURNS):
+                for one in ready:
+                    if turn == 0:
+                        _prompt(one, workers[one.name], figures[one.name])
+                    _decode(workers[one.name], figures[one.name])
             others = max(others, neighbours.used())
     finally:
         for worker in workers.values():
             worker.close()
     for figure in figures.values():
-        figure["rounds"] = {what: figure[what][1:] for what in _MEASURED}  # the first of each warms up
+        # the first round warms up, as the first loading does
+        figure["rounds"] = {what: figure[what][TURNS if what in _TURNS else 1 :] for what in _MEASURED}
         for what, counted in figure["rounds"].items():
             figure[what] = statistics.median(counted) if counted else None
     bandwidths: list[float] = [limit for figure in figures.values() for limit in figure["rounds"]["bandwidth"]]
@@ -80,6 +87,7 @@ def measure(field: Sequence[Contender], cache: Path, rounds: int) -> dict[str, A
         "features": telling_features(),
         "threads": THREADS,
         "rounds": rounds,
+        "turns": TURNS,
         "read_bandwidth": statistics.median(bandwidths),
         "others": round(others, 3),
         "llama_cpp": llama_cpp_setup.VERSION,
@@ -88,9 +96,11 @@ def measure(field: Sequence[Contender], cache: Path, rounds: int) -> dict[str, A
     }
 
 
-#: What is measured of a contender; see `_load` and `_run`. Seconds for the first three, then tokens a second; bytes a
-#: second for the bandwidth.
+#: What is measured of a contender; see `_load`, `_prompt` and `_decode`. Seconds for the first three, then tokens a
+#: second; bytes a second for the bandwidth.
 _MEASURED = ("bytes", "load", "cached", "prompt", "decode", "bandwidth", "batch")
+#: What is measured in each turn of a round.
+_TURNS = ("decode", "bandwidth")
 
 
 def _load(one: Contender, worker: Asked, cache: Path, taken: dict[str, list[float]]) -> None:
@@ -118,15 +128,19 @@ def _seconds_to_read(path: Path) -> float:
     return time.perf_counter() - start
 
 
-def _run(one: Contender, worker: Asked, taken: dict[str, list[float]]) -> None:
-    """A prompt, an answer, and eight answers together."""
+def _prompt(one: Contender, worker: Asked, taken: dict[str, list[float]]) -> None:
+    """A prompt, and eight answers together."""
     taken["prompt"].append(PROMPT / worker.ask("prompt", name="model", count=PROMPT)["seconds"])
-    before = _bandwidth()
-    taken["decode"].append(NEW / worker.ask("decode", name="model", after=AFTER, count=NEW)["seconds"])
-    taken["bandwidth"].append((before + _bandwidth()) / 2)
     if one.rows:
         seconds = worker.ask("batch", name="model", rows=ROWS, after=AFTER, count=NEW)["seconds"]
         taken["batch"].append(ROWS * NEW / seconds)
+
+
+def _decode(worker: Asked, taken: dict[str, list[float]]) -> None:
+    """One answer, between two looks at the bandwidth."""
+    before = _bandwidth()
+    taken["decode"].append(NEW / worker.ask("decode", name="model", after=AFTER, count=NEW)["seconds"])
+    taken["bandwidth"].append((before + _bandwidth()) / 2)
 
 
 def _bandwidth() -> float:

@@ -137,6 +137,7 @@ def contenders() -> Sequence[Contender]:
     small, large, old, both = "SmolLM2-135M", "1.1B llama", "0.5B llama", "0.25B T5"
     return [
         _woqfx(small, "int4_clip"),
+        _woqfx(small, "int4_fullrange", 128),
         _llama_cpp(small, "Q4_0"),
         Contender(small, "Q4_1", "openvino_genai", _real_gguf),
         _woqfx(small, "int8"),
