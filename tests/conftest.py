@@ -29,7 +29,7 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """woqfx's wheel, built from this tree: what `make native` has compiled already is not compiled again."""
-    options = ["-Cbuild-dir=build/editable/{wheel_tag}"]
+    options = ["--wheel", "-Cbuild-dir=build/editable/{wheel_tag}"]
     return only_wheel(once(tmp_path_factory, "wheel", lambda folder: build(folder, *options)))
 
 

@@ -58,6 +58,7 @@ def algorithm(options: str) -> str:
             "class Sick(woqfx.Algorithm):",
             "    name = 'sick'",
             "    Options = Options",
+            "    def round(self, layer): return super().round(layer)",
             hook("return [Sick]", "woqfx_algorithms"),
         )
     )
@@ -106,6 +107,23 @@ SICK = {
     "unmarked-hook": Sick("def woqfx_dtypes(): return []", "defines 'woqfx_dtypes' without the mark"),
     "misspelled-hook": Sick(
         hook("return []", "woqfx_dtype"), "implements 'woqfx_dtype', which is not a hook: did you mean 'woqfx_dtypes'"
+    ),
+    "misspelled-and-unmarked-hook": Sick(
+        hook("return []") + "def woqfx_algorithm(): return []",
+        "defines 'woqfx_algorithm', which is not a hook: did you mean 'woqfx_algorithms', with @woqfx.hookimpl",
+    ),
+    "misspelled-step": Sick(
+        "import woqfx\nclass Sick(woqfx.Algorithm):\n    name = 'sick'\n    def quantise_layer(self, layer): pass\n"
+        + hook("return [Sick]", "woqfx_algorithms"),
+        "provides an unusable algorithm: sick is round to nearest: woqfx calls transform, round and refine, and it has "
+        "quantise_layer",
+    ),
+    "misspelled-attribute": Sick(
+        "import woqfx\nclass Good(woqfx.IntegerGrid):\n    name = 'good5'; bits = 5; ful_range = True\n"
+        + hook("return [Good()]"),
+        "provides a dtype that may be misspelt: good5 has 'ful_range', which woqfx does not know: did you mean "
+        "'full_range'",
+        healthy=("good5",),
     ),
     "argument-unknown": Sick(
         hook("return []", arguments="model"), r"could not be loaded: PluginValidationError.*\{'model'\}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 
 import pytest
 
 from woqfx import Accelerator, Algorithm, Backend, Codebook, ComputeDType, DType, Format, IntegerGrid, Support
 from woqfx.calibration.contract import CalibrationSet
-from woqfx.contracts import fault_of
+from woqfx.contracts import doubts_of, fault_of
 from woqfx.plugins import KINDS, registry
 
 
@@ -24,6 +25,9 @@ class Signs(Codebook):
 
 class Bare(Algorithm):
     name = "bare"
+
+    def round(self, layer):
+        return super().round(layer)
 
 
 class Small(Backend):
@@ -66,6 +70,52 @@ def test_the_built_ins_are_without_fault(kind):
     if kind == "accelerator" and find_spec("woqfx_native._core") is None:
         pytest.skip("woqfx was installed without a compiler")
     assert things and [fault_of(kind, thing) for thing in things] == [""] * len(things)
+    assert [doubts_of(thing) for thing in things] == [[]] * len(things)
+
+
+def nothing(*_: object) -> object:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ({"quantise_layer": nothing}, r"woqfx calls transform, round and refine, and it has quantise_layer$"),
+        ({"needs_data": True}, r"and it has none of them$"),
+        ({"transform": nothing}, r"transform would never be called: set needs_data = True"),
+        ({"transform": nothing, "refine": nothing}, r"transform and refine would never be called"),
+        ({"survey": nothing, "round": nothing}, r"survey would never be called: give it a property surveys"),
+        ({"round": nothing}, ""),
+        ({"transform": nothing, "needs_data": True}, ""),
+        ({"transform": nothing, "needs_data": property(nothing)}, ""),
+        ({"survey": nothing, "surveys": property(nothing), "refine": nothing, "needs_data": True}, ""),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_an_algorithm_of_which_nothing_would_be_called_is_refused(members, says):
+    found = fault_of("algorithm", type("Odd", (Algorithm,), {"name": "odd", **members}))
+    assert re.search(says, found) if says else found == ""
+
+
+@pytest.mark.parametrize(
+    ("base", "member", "meant"),
+    [
+        (Bare, "tranform", "transform"),
+        (Bare, "weigh_tokens", "weighs_tokens"),
+        (Grid, "fitt", "fit"),
+        (Grid, "full_rang", "full_range"),
+        (Signs, "tables", ""),  # its table is its own
+        (Small, "suports", ""),
+        (Small, "obstacle", "obstacles"),
+        (Small, "options", "Options"),
+        (Small, "_obstacle", ""),
+        (Small, "helper", ""),
+    ],
+)
+def test_a_name_that_is_nearly_one_of_the_contract_is_doubted(base, member, meant):
+    odd = type("Odd", (base,), {member: nothing})
+    doubts = doubts_of(odd if issubclass(odd, Algorithm) else odd())
+    assert [f"did you mean {meant!r}?" in doubt for doubt in doubts] == [True] * bool(meant)
 
 
 @pytest.mark.parametrize("kind", KINDS)

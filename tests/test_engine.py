@@ -106,10 +106,11 @@ def raises(layer, q):
         (lambda layer, q: q.codes, "returned Tensor, not a QTensor"),
         (wrong_scheme, "where .* was planned"),
         (short_codes, "returned parts .* where its scheme has"),
+        (lambda layer, q: replace(q, offsets=q.scales.clone()), "returned a weight with offsets, .* give zero points"),
         (bad_scale, "a scale is not finite"),
         (raises, r"failed: ZeroDivisionError\('by zero'\)"),
     ],
-    ids=["nothing", "codes alone", "another scheme", "short codes", "an infinite scale", "an exception"],
+    ids=["nothing", "codes alone", "another scheme", "short codes", "offsets", "an infinite scale", "an exception"],
 )
 def test_an_algorithm_that_misbehaves_is_named(source, tmp_path, misbehave, match):
     class Plugin:

@@ -10,6 +10,7 @@ from torch import nn
 
 import woqfx
 from woqfx.disk.checkpoint import Checkpoint, is_checkpoint
+from woqfx.disk.tensorfile import TensorFile
 from woqfx.errors import CheckpointError, PlanError, UnfinishedError
 from woqfx.loading import check_support
 from woqfx.places import Places
@@ -120,3 +121,14 @@ def test_a_buffer_is_put_as_a_buffer():
 def test_a_name_that_is_no_tensor_is_refused(name):
     with pytest.raises(CheckpointError, match="here: the model has no"):
         Places(nn.Linear(2, 2), "here").put(name, torch.zeros(2))
+
+
+@pytest.mark.parametrize("backend", ["torch_cpu", "llm_runtime"])
+def test_weights_are_fetched_early_unless_a_pack_cache_holds_them(tmp_path, monkeypatch, backend):
+    fetched = []
+    monkeypatch.setattr(TensorFile, "prefetch", lambda file: fetched.append(file.path.name))
+    out = write(saved("llama", tmp_path), tmp_path / "out", shard_bytes=20_000)
+    woqfx.load(out, backend=backend)
+    assert fetched == ["model-00001-of-00004.safetensors"]
+    woqfx.load(out, backend=backend, backend_options={"pack_cache": str(tmp_path / "cache")})
+    assert len(fetched) == 1

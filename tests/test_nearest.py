@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from woqfx import Codebook, GroupParams, IntegerGrid, QTensor, Scheme, quantize_nearest
-from woqfx.errors import WeightError
+from woqfx.errors import PluginError, WeightError
 
 
 class Grid(IntegerGrid):
@@ -115,3 +117,36 @@ def test_codes_are_chosen_before_the_scales_are_double_quantized():
     double = quantize_nearest(weight, Book(), Scheme("book2", scale_dtype="fp32", double_quant=True), name="w")
     assert torch.equal(plain.codes, double.codes)
     assert not torch.equal(plain.params().scale, double.params().scale)
+
+
+def _odd_fit(**changes: object):
+    """What the grid's own fit gives, changed."""
+
+    def fit(groups: torch.Tensor) -> GroupParams:
+        params = Grid().fit(groups, symmetric=False)
+        return replace(params, **{key: change(params) for key, change in changes.items()})
+
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("symmetric", "changes", "says"),
+    [
+        (
+            False,
+            {"zero": lambda p: None},
+            r"w: fit gave scale \[4, 2\] for groups \[4, 2, 32\], where .* and zero",
+        ),
+        (False, {"zero": lambda p: None, "offset": lambda p: -p.scale}, r"gave scale \[4, 2\], offset \[4, 2\] for"),
+        (True, {}, r"gave scale \[4, 2\], zero \[4, 2\] for .* where a group of symmetric schemes has scale, each"),
+        (False, {"scale": lambda p: p.scale[..., None]}, r"gave scale \[4, 2, 1\], zero \[4, 2\]"),
+        (False, {"zero": lambda p: p.zero + 0.5}, r"a zero point of \d+\.5: it is the code of 0; round it"),
+        (False, {"zero": lambda p: p.zero - 300}, r"a zero point of -\d+"),
+    ],
+    ids=["no zero", "offsets", "a zero too many", "another shape", "between codes", "below 0"],
+)
+def test_a_fit_of_another_form_is_refused(symmetric, changes, says):
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    scheme = Scheme("grid4", group_size=32, symmetric=symmetric)
+    with pytest.raises(PluginError, match=says):
+        quantize_nearest(weight, Grid(), scheme, name="w", fit=_odd_fit(**changes))

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import time
 import venv
 import zipfile
@@ -25,13 +26,13 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
-def plain_wheel(tmp_path_factory):
-    """The wheel, built where there is no compiler."""
+def plain(tmp_path_factory):
+    """A folder with the source distribution, and the wheel that was made of it where there is no compiler."""
 
     def make(folder):
         build(folder, f"-Cbuild-dir={folder / 'build'}", CC="/no/compiler", CXX="/no/compiler")
 
-    return only_wheel(once(tmp_path_factory, "plain", make))
+    return once(tmp_path_factory, "plain", make)
 
 
 @pytest.fixture(scope="session")
@@ -138,10 +139,25 @@ def test_layers_run_in_native_kernels(fresh):
     assert run(fresh, "python", "-c", KERNEL).stdout.startswith("native ")
 
 
-def test_without_a_compiler_it_installs_and_says_what_runs(plain_wheel, tmp_path):
-    assert plain_wheel.name.endswith("py3-none-any.whl")
+def test_the_source_distribution_is_the_tree_and_nothing_that_was_made_in_it(plain):
+    (archive,) = plain.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    sources = {
+        str(path.relative_to(ROOT))
+        for place in ("woqfx", "plugins", "tests", "docs", "benchmarks", "examples")
+        for path in (ROOT / place).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so"
+    }
+    top = {".ci/run", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "LICENSE", "Makefile", "PKG-INFO"}
+    assert names == sources | top | {"README.md", "constraints.txt", "pyproject.toml"}
+
+
+def test_without_a_compiler_it_installs_and_says_what_runs(plain, tmp_path):
+    wheel = only_wheel(plain)
+    assert wheel.name.endswith("py3-none-any.whl")
     environment = tmp_path / "plain"
-    install(plain_wheel, environment)
+    install(wheel, environment)
     assert run(environment, "python", "-c", KERNEL).stdout == "reference\n"
     tiny_model("llama").save_pretrained(tmp_path / "model")
     told = run(environment, "woqfx", "plan", tmp_path / "model", "--json")

@@ -46,6 +46,11 @@ def test_a_rule_reaches_a_tied_weight_by_any_of_its_names():
         ({"dtype": "nf4", "symmetric": False}, "nf4 has no asymmetric form"),
         ({"compute_dtype": "bf16", "outlier_threshold": 6.0}, "bf16 keeps no outliers apart.*compute dtype int8"),
         ({"rules": ["modle.*=keep"]}, "matches no layer; layers are named like model"),
+        ({"rules": ["*.up_proj=group_size:0"]}, r"rule '\*\.up_proj=group_size:0': group_size 0 makes no groups"),
+        ({"rules": ["*.up_proj=nf5"]}, r"rule '\*\.up_proj=dtype:nf5': there is no dtype 'nf5'"),
+        ({"rules": ["*.up_proj=compute_dtype:int9"]}, r"rule '.*int9': there is no compute dtype 'int9'"),
+        ({"rules": ["*.up_proj=nf4,symmetric:false"]}, "up_proj and 1 more: rule '.*': nf4 has no asymmetric form"),
+        ({"rules": ["*.up_proj=outlier_threshold:6"]}, "up_proj and 1 more: rule '.*': compute dtype fp32 keeps no"),
         ({"options": {"evil": 1}}, "has no option 'evil'"),
         ({"options": {"mse_rang": True}}, r"its options: mse_range\. Did you mean 'mse_range'\?"),
     ],
@@ -63,11 +68,17 @@ def test_a_problem_says_what_would_work(request_, match):
     [
         ("rtn", {}, ()),
         ("gptq", {"calibration": ["a"], "seq_len": 8}, ()),
-        ("rtn", {"samples": 4}, ()),
+        ("rtn", {"samples": 4}, ("algorithm rtn looks at no data: samples 4 is not used",)),
+        (
+            "rtn",
+            {"calibration_seed": 1, "propagate": "float"},
+            ("algorithm rtn looks at no data: seed 1, propagate float are not used",),
+        ),
+        ("rtn", {"samples": 128}, ()),
         ("rtn", {"calibration": "my.jsonl"}, ("algorithm rtn looks at no data: my.jsonl is not used",)),
         ("rtn", {"calibration": ["a"]}, ("algorithm rtn looks at no data: a list of the caller's is not used",)),
     ],
-    ids=["nothing asked", "used", "how much", "a file", "texts"],
+    ids=["nothing asked", "used", "how much", "two choices", "the default", "a file", "texts"],
 )
 def test_data_that_no_algorithm_looks_at_are_named(algorithm, asked, told):
     assert woqfx.plan(tiny_model("llama"), algorithm=algorithm, **asked).warnings == told

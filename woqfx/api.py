@@ -19,6 +19,7 @@ from woqfx.done import Done
 from woqfx.in_memory import QuantizedInMemory
 from woqfx.loading import load_model, open_checkpoint
 from woqfx.options import read_options
+from woqfx.paths import read_path
 from woqfx.places import Places
 from woqfx.planned import Plan
 from woqfx.plugins import registry
@@ -71,7 +72,8 @@ def quantize(
     """
     source = open_source(model)
     if out is not None:
-        engine.check_output(source, Path(out), overwrite=overwrite)
+        out = read_path(out, "out")
+        engine.check_output(source, out, overwrite=overwrite)
     plan = plan_asked(source, asked)
     plan.check()
     for warning in plan.warnings:
@@ -206,14 +208,14 @@ def load(
     `CheckpointError`, or `UnfinishedError` for a run that was stopped, and `PlanError` if the backend cannot run the
     checkpoint.
     """
-    stored = open_checkpoint(Path(path))
+    stored = open_checkpoint(read_path(path, "path"))
     loaded = load_model(stored, registry().backend(backend), model, backend_options)
     return _finished(loaded, Provenance.of(stored), stored.label)
 
 
 def save(model: nn.Module, out: str | Path, *, overwrite: bool = False) -> None:
     """Write a quantized model as a checkpoint: unless it was changed, the same bytes as those it was loaded from."""
-    saving.save(model, Path(out), overwrite=overwrite)
+    saving.save(model, read_path(out, "out"), overwrite=overwrite)
 
 
 def register(plugin: Any, name: str) -> None:

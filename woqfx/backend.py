@@ -171,6 +171,13 @@ class Backend(ABC):
         """
         return lambda name: self.pack(stored.read_weight(name), stored.weights[name].float_dtype)
 
+    def reads_weights(self, options: Any) -> bool:
+        """Whether loading a checkpoint with these options reads all of its weights, so that they are fetched early.
+
+        The default is yes; a backend that keeps packed weights in files may have no need to.
+        """
+        return True
+
     def obstacles(self, model: nn.Module) -> Sequence[str]:
         """Why it cannot run this model as a whole, whatever its weights' schemes: each with what would work.
 

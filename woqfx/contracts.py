@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
+import itertools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,19 @@ def fault_of(kind: str, thing: Any) -> str:
         raise
     except (Exception, SystemExit) as error:
         return f"{getattr(thing, 'name', kind)}: {type(error).__name__} when it was tried: {error}"
+
+
+def doubts_of(thing: Any) -> list[str]:
+    """Names of its own that nobody asks for, each spelt nearly like one that it leaves as it is."""
+    lineage = inspect.getmro(thing if inspect.isclass(thing) else type(thing))
+    own_classes = list(itertools.takewhile(lambda base: base.__module__.partition(".")[0] != "woqfx", lineage))
+    own = {name for base in own_classes for name in vars(base) if not name.startswith("_")}
+    known = {name for name in dir(lineage[len(own_classes)]) if not name.startswith("_")}
+    return [
+        f"{thing.name} has {name!r}, which woqfx does not know: did you mean {meant!r}? (If not: '_{name}'.)"
+        for name in sorted(own - known)
+        for meant in difflib.get_close_matches(name, known - own, 1, cutoff=0.8)
+    ]
 
 
 def _form_fault(kind: str, contract: type[Any], thing: Any) -> str:
@@ -123,6 +138,24 @@ def _algorithm_fault(algorithm: type[Algorithm]) -> str:
         if type(field.default) not in _OPTION_TYPES:
             return f"{algorithm.name}: option {field.name} is {field.default!r}, not a bool, int, float or str"
     algorithm()
+    return _uncalled(algorithm)
+
+
+def _uncalled(algorithm: type[Algorithm]) -> str:
+    """Why nothing that it has would ever be called, so that it would silently be round to nearest."""
+
+    def own(name: str) -> bool:
+        return getattr(algorithm, name) is not getattr(Algorithm, name)
+
+    name, blockwise = algorithm.name, [step for step in ("transform", "refine") if own(step)]
+    if not own("round") and not blockwise:
+        strange = [key for key, value in vars(algorithm).items() if callable(value) and not hasattr(Algorithm, key)]
+        has = f"has {', '.join(strange)}" if strange else "has none of them"
+        return f"{name} is round to nearest: woqfx calls transform, round and refine, and it {has}"
+    if blockwise and algorithm.needs_data is False:
+        return f"{name}: {' and '.join(blockwise)} would never be called: set needs_data = True"
+    if own("survey") and not own("surveys"):
+        return f"{name}: survey would never be called: give it a property surveys that is True"
     return ""
 
 

@@ -69,6 +69,9 @@ class StoredModel(ABC):
     def read_kept(self, name: str) -> Tensor:
         """A tensor that was kept. Raises `CheckpointError`."""
 
+    def prefetch(self) -> None:  # noqa: B027 - not every format has something to fetch
+        """Weights will be read soon, mostly in order: a format may have the system fetch the first ones meanwhile."""
+
     @property
     def notes(self) -> Mapping[str, str]:
         """What a user should know of single tensors, by name: for instance that one had to be dequantized."""

@@ -67,6 +67,8 @@ def load_model(
         raise WoqfxError(f"model is {skeleton!r}: give the module whose weights are to be replaced, or leave it out")
     chosen = read_options(f"backend {backend.name}", backend.Options, options or {})
     check_support(stored, backend)
+    if backend.reads_weights(chosen):
+        stored.prefetch()
     model = build_from(stored) if skeleton is None else skeleton
     untie_head(model, stored.config, (*stored.weights, *stored.kept))
     check_places(stored, model)

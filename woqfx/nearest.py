@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from woqfx.dtype import DType, GroupParams
-from woqfx.errors import WeightError
+from woqfx.errors import PluginError, WeightError
 from woqfx.groups import split_groups
 from woqfx.packing import pack, packed_width
 from woqfx.plugins import registry
@@ -37,11 +37,11 @@ def quantize_nearest(
     The dtype's own `fit` gives the parameters. Of several `ratios`, shares of its range to which a group may be
     clipped, each group takes the one of the least error sum_k importance[k] (w_k - w'_k)^2, the first in a tie;
     `importance` is float32 [K], by default all 1. A function `fit` takes the place of all that: it gives the parameters
-    of float32 groups [rows, n, g].
+    of float32 groups [rows, n, g]: a scale for each, and a zero point where the scheme is asymmetric.
 
     Codes are chosen for the scales as they will be stored, but before double quantization (as QLoRA does).
     `name` is the weight's, for messages. Raises `WeightError` for NaN, infinity, and scales that
-    `scale_dtype` cannot hold.
+    `scale_dtype` cannot hold, and `PluginError` for parameters of another form.
     """
     *lead, k = shape = tuple(weight.shape)
     rows = weight.reshape(-1, k)
@@ -49,6 +49,8 @@ def quantize_nearest(
     if fit is None:
         made = registry().accelerated(lambda by: by.nearest(rows, dtype, scheme, ratios, importance))
         fit = _fit_by_ratios(dtype, scheme, k, ratios, importance)
+    else:
+        fit = _checked(fit, scheme, name)
     packed, params = made or round_rows(rows, dtype, scheme, fit)
     if not bool(torch.isfinite(params.scale).all()):
         raise _unfit(rows, params.scale, scheme, name)
@@ -74,6 +76,25 @@ def round_rows(rows: Tensor, dtype: DType, scheme: Scheme, fit: Fit) -> tuple[Te
                 zero[part, which] = params.zero
         packed[part] = pack(torch.cat(block_codes, dim=-1) if len(block_codes) > 1 else block_codes[0], dtype.bits)
     return packed, GroupParams(scale, zero)
+
+
+def _checked(fit: Fit, scheme: Scheme, name: str) -> Fit:
+    """`fit`, and `PluginError` for what else than the scheme's parameters it gives."""
+    wanted = {"scale"} if scheme.symmetric else {"scale", "zero"}
+
+    def checked(groups: Tensor) -> GroupParams:
+        params = fit(groups)
+        found = {key: tuple(part.shape) for key, part in vars(params).items() if part is not None}
+        if found != dict.fromkeys(wanted, tuple(groups.shape[:-1])):
+            kind = "symmetric" if scheme.symmetric else "asymmetric"
+            given = ", ".join(f"{key} {list(shape)}" for key, shape in found.items())
+            raise PluginError(
+                f"{name}: fit gave {given} for groups {list(groups.shape)}, where a group of {kind} schemes has "
+                f"{' and '.join(sorted(wanted))}, each {list(groups.shape[:-1])}"
+            )
+        return params
+
+    return checked
 
 
 def _fit_by_ratios(dtype: DType, scheme: Scheme, k: int, ratios: Sequence[float], importance: Tensor | None) -> Fit:

@@ -53,17 +53,17 @@ class _Planner:
         self.composition: Composition | None = self.attempt(
             lambda: read_composition(request.algorithm, request.options)
         )
-        self.unused = None if self.needs_data else request.calibration
+        self.unused = [] if self.composition is None or self.needs_data else _about_data(request)
         data = (request.calibration or CalibrationRequest()) if self.needs_data else None
         self.request = dataclasses.replace(request, calibration=data)
         self.backend: Backend | None = self.attempt(lambda: registry().backend(request.backend))
 
-    def attempt(self, get: Any) -> Any:
+    def attempt(self, get: Any, blame: str = "") -> Any:
         try:
             return get()
         except WoqfxError as error:
-            if str(error) not in self.problems:
-                self.problems.append(str(error))
+            if (problem := f"{blame}{error}") not in self.problems:
+                self.problems.append(problem)
             return None
 
     @property
@@ -134,8 +134,9 @@ class _Planner:
         found = []
         if self.source.unexpected:
             found.append(f"the model has no place for {_named(list(self.source.unexpected))}: left out")
-        if self.composition is not None and self.unused is not None and self.unused.names_data:
-            found.append(f"algorithm {self.request.algorithm} looks at no data: {self.unused.label} is not used")
+        if self.unused:
+            what = ", ".join(self.unused) + (" is" if len(self.unused) == 1 else " are")
+            found.append(f"algorithm {self.request.algorithm} looks at no data: {what} not used")
         # A matrix that is no layer's weight is small, unless the model uses it in a way that we do not know.
         tensors = self.source.tensors
         sizes = {name: prod(info.shape) for name, info in tensors.items()}
@@ -158,7 +159,7 @@ class _Planner:
         if scheme is not None and not float_dtype.is_floating_point:
             self.about[f"its weights are {float_dtype}, quantized already: start from the original"].append(layer.name)
         elif scheme is not None:
-            support, size = self.check_scheme(layer, scheme)
+            support, size = self.check_scheme(layer, scheme, why)
             nbytes = nbytes if size is None else size
         return LayerPlan(layer, float_dtype, scheme, why, support, nbytes)
 
@@ -172,18 +173,19 @@ class _Planner:
                 chosen, why = self.attempt(lambda rule=rule: rule.apply(self.request.scheme)), f"rule {rule}"
         return chosen, why
 
-    def check_scheme(self, layer: LayerInfo, scheme: Scheme) -> tuple[Support | None, int | None]:
-        dtype = self.attempt(lambda: registry().dtype(scheme.dtype))
-        compute = self.attempt(lambda: registry().compute_dtype(scheme.compute_dtype))
+    def check_scheme(self, layer: LayerInfo, scheme: Scheme, why: str) -> tuple[Support | None, int | None]:
+        blame = f"rule {why.removeprefix('rule ')!r}: " if why.startswith("rule ") else ""
+        dtype = self.attempt(lambda: registry().dtype(scheme.dtype), blame)
+        compute = self.attempt(lambda: registry().compute_dtype(scheme.compute_dtype), blame)
         if dtype is None:
             return None, None
         if not scheme.symmetric and not dtype.has_asymmetric:
             others = ", ".join(name for name in registry().names("dtype") if registry().dtype(name).has_asymmetric)
-            problem = f"{dtype.name} has no asymmetric form: use symmetric=True (--sym), or one of {others}"
+            problem = f"{blame}{dtype.name} has no asymmetric form: use symmetric=True (--sym), or one of {others}"
             self.about[problem].append(layer.name)
             return None, None
         if scheme.outlier_threshold and compute is not None and not compute.has_outliers:
-            self.about[no_outliers(compute)].append(layer.name)
+            self.about[f"{blame}{no_outliers(compute)}"].append(layer.name)
             return None, None
         ordered = self.composition is not None and self.composition.rounder.ordered
         specs = QTensor.specs(dtype, scheme, layer.shape, ordered=ordered).values()
@@ -193,8 +195,8 @@ class _Planner:
         support = self.backend.supports(scheme, dtype, layer.shape, this_cpu())
         if not support.ok:
             self.about[
-                f"backend {self.backend.name} cannot run {scheme.dtype} with compute dtype {scheme.compute_dtype}: "
-                f"{support.reason}; {support.remedy}"
+                f"{blame}backend {self.backend.name} cannot run {scheme.dtype} with compute dtype "
+                f"{scheme.compute_dtype}: {support.reason}; {support.remedy}"
             ].append(layer.name)
         return support, nbytes
 
@@ -222,6 +224,12 @@ class _Planner:
             )
             seconds += (self.attempt(lambda layer=layer: _round_seconds(rounder, layer)) or 0) * count / sample.numel()
         return seconds
+
+
+def _about_data(request: Request) -> list[str]:
+    """What a request chooses for algorithms that look at data."""
+    chosen = [] if request.calibration is None else request.calibration.choices
+    return chosen + ([] if request.propagate == Request.propagate else [f"propagate {request.propagate}"])
 
 
 def no_outliers(compute: ComputeDType) -> str:

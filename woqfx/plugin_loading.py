@@ -6,6 +6,7 @@ name and distribution, and the rest works. `woqfx.settings` says which are loade
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import warnings
@@ -129,6 +130,10 @@ class PluginManager:
         bare = [name for name in _hook_names() if name not in implemented and _defines(plugin.module, name)]
         for name in bare:
             yield f"defines {name!r} without the mark of a hook: decorate it with @woqfx.hookimpl"
+        for name in sorted(name for name in dir(plugin.module) if name.startswith("woqfx_")):
+            if name not in implemented and name not in _hook_names() and _defines(plugin.module, name):
+                for meant in difflib.get_close_matches(name, _hook_names(), 1, cutoff=0.8):
+                    yield f"defines {name!r}, which is not a hook: did you mean {meant!r}, with @woqfx.hookimpl?"
         if not callers and not bare:
             yield f"implements no hook; the hooks are {', '.join(_hook_names())}"
 

@@ -70,7 +70,7 @@ class Registry(PluginManager):
         return self._provided[kind]
 
     def _collect(self, kind: str) -> Iterator[tuple[Plugin, Any]]:
-        from woqfx.contracts import fault_of
+        from woqfx.contracts import doubts_of, fault_of
 
         for plugin, implementation in self.implementing(KINDS[kind]):
             things: list[Any] = []
@@ -81,6 +81,8 @@ class Registry(PluginManager):
                 if fault:
                     self.report(plugin, f"provides an unusable {kind}: {fault}")
                 else:
+                    for doubt in doubts_of(thing):
+                        self.report(plugin, f"provides a {kind} that may be misspelt: {doubt}")
                     yield plugin, thing
 
     def names(self, kind: str) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from woqfx.doublequant import ScaleCodes, compress
 from woqfx.dtype import DType, GroupParams, scale_storage
-from woqfx.errors import CheckpointError
+from woqfx.errors import CheckpointError, PluginError
 from woqfx.finite import all_finite
 from woqfx.groups import split_groups
 from woqfx.packing import lookup, pack, packed_width, unpack
@@ -56,10 +56,18 @@ class QTensor:
         params: GroupParams,
         order: Tensor | None = None,
     ) -> QTensor:
-        """From codes in bytes and float32 parameters [..., N, G]."""
+        """From codes in bytes and float32 parameters [..., N, G].
+
+        Raises `PluginError` for zero points that are no whole numbers from 0 to 255.
+        """
         storage = scale_storage(scheme.scale_dtype)
         scales = compress(params.scale) if scheme.double_quant else params.scale.to(storage)
         zeros = None if params.zero is None else params.zero.to(torch.uint8)
+        if zeros is not None and params.zero is not None and not torch.equal(zeros.to(params.zero.dtype), params.zero):
+            odd = float(params.zero[zeros != params.zero][0])
+            raise PluginError(
+                f"a zero point of {odd:g}: it is the code of 0; round it before codes are chosen by it"
+            )
         offsets = None if params.offset is None else params.offset.to(storage)
         return cls(dtype, scheme, shape, packed, scales, zeros, order, offsets)
 

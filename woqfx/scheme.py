@@ -111,8 +111,11 @@ class Rule:
         return fnmatch.fnmatchcase(name, self.pattern)
 
     def apply(self, scheme: Scheme) -> Scheme | None:
-        """The scheme of a layer that it is about; None keeps the layer."""
-        return None if self.change is None else dataclasses.replace(scheme, **self.change)
+        """The scheme of a layer that it is about; None keeps the layer. Raises `SchemeError`."""
+        try:
+            return None if self.change is None else dataclasses.replace(scheme, **self.change)
+        except SchemeError as error:
+            raise SchemeError(f"rule {str(self)!r}: {error}") from None
 
     def __str__(self) -> str:
         if self.change is None:

@@ -22,6 +22,7 @@ from woqfx.disk.writer import open_writer
 from woqfx.errors import CheckpointError, PlanError
 from woqfx.format import Format, Output, StoredModel
 from woqfx.loading import open_checkpoint
+from woqfx.paths import read_path
 from woqfx.plugins import registry
 from woqfx.progress import Progress, showing
 from woqfx.qtensor import QTensor
@@ -74,11 +75,10 @@ def convert(
     reason and what would fit, before anything is written; with `requantize` they are quantized again instead, and
     `losses` says how far each is from what it was. A killed call goes on when it is made again.
     """
-    stored = open_checkpoint(resolve(model))
+    out = read_path(out, "out")
+    stored = open_checkpoint(resolve(read_path(model, "model")))
     with showing(progress):
-        done = {
-            one.name: one.loss for one in transcode(stored, Path(out), to, requantize=requantize, overwrite=overwrite)
-        }
+        done = {one.name: one.loss for one in transcode(stored, out, to, requantize=requantize, overwrite=overwrite)}
     losses = {name: loss for name, loss in done.items() if loss is not None}
     return Transcoding(len(stored.weights), len(stored.kept), losses, stored.notes)
 

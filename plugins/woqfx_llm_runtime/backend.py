@@ -60,6 +60,10 @@ class LLMRuntime(Backend):
         """Nothing runs alone here."""
         raise UnsupportedModelError([f"backend {NAME} runs whole models, not single layers: use backend torch_cpu"])
 
+    def reads_weights(self, options: Any) -> bool:
+        """See `woqfx.Backend.reads_weights`: not where they may be in a pack cache."""
+        return not options.pack_cache
+
     def obstacles(self, model: nn.Module) -> Sequence[str]:
         """See `woqfx.Backend.obstacles`: what of this model is not known here."""
         try:

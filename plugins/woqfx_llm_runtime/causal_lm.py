@@ -154,7 +154,9 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         `seed`, sampling gives what `generate` gives after `torch.manual_seed(seed)`. Raises `ContextError` for what is
         longer than the model allows, and `RequestError` for settings that only `generate` itself can do.
         """
-        ids = input_ids[None] if input_ids.dim() == 1 else input_ids
+        given: Any = input_ids
+        ids = given[None] if isinstance(given, Tensor) and given.dim() == 1 else given
+        check_rows(ids)
         if len(ids) != 1:
             raise RequestError(f"submit takes one sequence, not {len(ids)}: call it for each")
         generator = torch.Generator()
@@ -265,6 +267,12 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = RuntimeCache(self.engine)
 
+    def _prepare_model_inputs(self, *given: Any, **named: Any) -> Any:
+        inputs, name, model_kwargs = _loops._prepare_model_inputs(self, *given, **named)
+        if name == self.main_input_name:
+            check_rows(inputs)
+        return inputs, name, model_kwargs
+
     def _validate_generated_length(self, generation_config: Any, input_ids_length: int, *others: Any) -> None:
         _loops._validate_generated_length(self, generation_config, input_ids_length, *others)
         if generation_config.max_length > self.engine.context:
@@ -313,6 +321,17 @@ def own_mask(given: Tensor | None, input_ids: Tensor, cache: RuntimeCache) -> Te
             f"{[len(input_ids), seen.shape[1] + columns]}"
         )
     return given[:, -columns:].bool()
+
+
+def check_rows(input_ids: Any) -> None:
+    """Raise `RequestError` for what is no tensor [rows, tokens]."""
+    if not isinstance(input_ids, Tensor):
+        raise RequestError(f"input_ids are a {type(input_ids).__name__}: pass a tensor [rows, tokens]")
+    if input_ids.dim() != 2:
+        raise RequestError(
+            f"input_ids have shape {list(input_ids.shape)}: the runtime takes [rows, tokens]; of one sequence, pass "
+            "input_ids[None]"
+        )
 
 
 def check_length(input_ids: Tensor) -> None:

@@ -13,35 +13,34 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from woqfx import DType, QTensor, Scheme
-from woqfx.errors import WoqfxError
 from woqfx_native import _core
 from woqfx_native.ops import threads
 
 
 def pack(q: QTensor) -> Tensor:
-    """The bytes of a weight that the kernels can hold (`support.obstacle`)."""
+    """The bytes of a weight that the kernels can hold (`support.obstacle`). Matrices of a stack take as many each."""
     if len(q.shape) == 2:
         return pack_joined([q])
-    first = pack_joined([q[0]])
-    stack = first.new_empty((q.shape[0], len(first)))
+    matrices = q.matrices()
+    held = _held_in(matrices)  # of all: the scales of one may fit into 16 bits, and those of another not
+    first = _packed([matrices[0]], held)
+    stack = first.new_empty((len(matrices), len(first)))
     stack[0] = first
-    for index in range(1, len(stack)):
-        one = pack_joined([q[index]])
-        if len(one) != len(first):  # float32 scales of one fit into 16 bits, and those of another do not
-            raise WoqfxError(
-                f"experts 0 and {index} of a stack take {len(first)} and {len(one)} bytes packed: their scales need "
-                "different types, and a stack has one; store scales in 16 bits (scale_dtype='fp16', no double_quant)"
-            )
-        stack[index] = one
+    for index, matrix in enumerate(matrices[1:], 1):
+        stack[index] = _packed([matrix], held)
     return stack
 
 
 def pack_joined(weights: Sequence[QTensor]) -> Tensor:
     """The bytes of weights [N, K] of one dtype, scheme and order of inputs as one: their rows, one after the other."""
+    return _packed(weights, _held_in(weights))
+
+
+def _packed(weights: Sequence[QTensor], held: torch.dtype) -> Tensor:
     first = weights[0]
     k, levels, order = first.in_features, first.dtype.levels, first.order
     made = _core.pack(
-        [_rows(q) for q in weights],
+        [_rows(q, held) for q in weights],
         k,
         first.scheme.group_width(k),
         first.dtype.bits,
@@ -53,12 +52,33 @@ def pack_joined(weights: Sequence[QTensor]) -> Tensor:
     return packed
 
 
-def _rows(q: QTensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+def _rows(q: QTensor, held: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    scales, offsets = _floats(q)
+    zeros = None if q.zeros is None else q.zeros.contiguous()
+    return q.codes.contiguous(), _as(held, scales), zeros, None if offsets is None else _as(held, offsets)
+
+
+def _floats(q: QTensor) -> tuple[Tensor, Tensor | None]:
+    """Scales and offsets, both of one type."""
     scales, offsets = q.scales, q.offsets
-    if not isinstance(scales, Tensor):
-        scales, offsets = scales.expand(), None if offsets is None else offsets.float()  # both of one type
-    zeros, offsets = (None if part is None else part.contiguous() for part in (q.zeros, offsets))
-    return q.codes.contiguous(), scales.contiguous(), zeros, offsets
+    if isinstance(scales, Tensor):
+        return scales, offsets
+    return scales.expand(), None if offsets is None else offsets.float()
+
+
+def _as(kind: torch.dtype, numbers: Tensor) -> Tensor:
+    return numbers.to(kind).contiguous()
+
+
+def _held_in(weights: Sequence[QTensor]) -> torch.dtype:
+    """The smallest type that holds all scales and offsets of these weights exactly."""
+    parts = [part for q in weights for part in _floats(q) if part is not None]
+    if parts[0].dtype != torch.float32:
+        return parts[0].dtype
+    narrow = (torch.float16, torch.bfloat16)
+    return next(
+        (kind for kind in narrow if all(torch.equal(part, part.to(kind).float()) for part in parts)), torch.float32
+    )
 
 
 def unpack(

@@ -75,6 +75,10 @@ class TorchCPU(Backend):
 
         return packed
 
+    def reads_weights(self, options: TorchCPUOptions) -> bool:
+        """See `woqfx.Backend.reads_weights`: not where they may be in a pack cache."""
+        return not options.pack_cache
+
     def roofline(self, threads: int) -> Roofline:
         """See `woqfx.Backend.roofline`: what loops of plain machine instructions reach."""
         if support.absent():

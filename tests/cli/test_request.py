@@ -32,12 +32,18 @@ class First(woqfx.Algorithm):
     name = "first"
     Options = Options
 
+    def round(self, layer):
+        return super().round(layer)
+
 
 class Second(woqfx.Algorithm):
     """Does another thing."""
 
     name = "second"
     Options = OtherOptions
+
+    def round(self, layer):
+        return super().round(layer)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from woqfx.disk import tensorfile
+from woqfx.disk import prefetch
 from woqfx.disk.tensorfile import Entry, TensorFile, layout, raw_bytes
 from woqfx.errors import CheckpointError, OutputError, SourceError
 
@@ -206,30 +207,33 @@ def test_threads_may_share_a_file(weights):
     assert torch.equal(read[0], torch.arange(1000.0))
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
 @pytest.mark.parametrize("refused", [False, True], ids=["taken", "refused"])
-def test_what_lies_behind_a_tensor_is_announced_once_and_bad_advice_does_no_harm(tmp_path, monkeypatch, refused):
-    path, announced = tmp_path / "model.safetensors", []
+def test_what_lies_behind_tensors_side_by_side_is_fetched_and_a_refusal_does_no_harm(tmp_path, monkeypatch, refused):
+    path, fetched = tmp_path / "model.safetensors", []
     tensors = {str(number): torch.full((1 << 20,), number, dtype=torch.uint8) for number in range(5)}
     write(path, tensors)
 
-    def announce(fd, start, length, advice):
-        announced.append((start, start + length))
+    def send(target, source, start, count):
+        fetched.append(start)
         if refused:
             raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr(tensorfile, "_AHEAD", 2 << 20)
-    monkeypatch.setattr(os, "posix_fadvise", announce)
-    with TensorFile(path) as file:
-        for name in [*tensors, *tensors]:
+    def read(*names):
+        for name in names:
             assert torch.equal(file.read(name), tensors[name])
-        stops = [entry.stop for entry in file.entries.values()]
-    if refused:
-        assert [start for start, _ in announced] == [stops[0], stops[2], stops[3]]
-    else:
-        assert [start for start, _ in announced] == [stops[0], *(stop for _, stop in announced[:-1])]
-        assert announced[-1][1] == stops[4]
-    assert all(stop - start <= tensorfile._ADVICE for start, stop in announced)  # of more, Linux would fetch a part
+        for thread in threading.enumerate():
+            if thread.name == "woqfx-prefetch":
+                thread.join()
+        return fetched
+
+    monkeypatch.setattr(prefetch, "PIECE", 1 << 20)
+    monkeypatch.setattr(prefetch, "AHEAD", 2 << 20)
+    monkeypatch.setattr(prefetch, "_NOWAIT", None)  # whatever the page cache has
+    monkeypatch.setattr(os, "sendfile", send)
+    with TensorFile(path) as file:
+        assert read("0") == []
+        assert read("1") == ([3 << 20] if refused else [3 << 20, 4 << 20])
+        assert read("3", "4", "2", *tensors) == ([3 << 20] if refused else [3 << 20, 4 << 20, 5 << 20])
 
 
 def test_an_unknown_tensor_is_an_error(weights):

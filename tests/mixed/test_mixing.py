@@ -63,6 +63,9 @@ class TestMeasure:
             name = "needy"
             needs_data = True
 
+            def round(self, layer):
+                return super().round(layer)
+
         class Plugin:
             @woqfx.hookimpl
             def woqfx_algorithms(self):

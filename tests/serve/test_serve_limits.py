@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
@@ -18,16 +19,15 @@ COMPLETION = {"prompt": "Once upon a time", "max_tokens": 3, "temperature": 0}
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "temperature": 0}
 NEUTRAL_OTHERS = {
     "best_of": 2,
-    "frequency_penalty": 0.5,
     "logit_bias": {"1": 2},
     "modalities": ["audio"],
-    "presence_penalty": 1,
     "suffix": "x",
 }
 
 
-def refused(address, path, body, status, **options):
-    answer = httpx.post(f"{address}/v1/{path}", json=body, timeout=60, **options)
+def refused(address, path, body, status, headers=None):
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    answer = httpx.post(f"{address}/v1/{path}", content=json.dumps(body), timeout=60, headers=headers)
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -48,6 +48,11 @@ def test_health_needs_nothing(address):
         ("completions", {"temperature": -1}, "temperature", "temperature"),
         ("completions", {"max_tokens": 0}, "max_tokens", "max_tokens: it is 0, and without echo there is nothing"),
         ("completions", {"stop": [""]}, None, "stop"),
+        ("completions", {"prompt": "\ud800"}, None, "half of a surrogate pair"),
+        ("completions", {"seed": 2**64}, None, "seed must be a number from 0 to 18446744073709551615"),
+        ("completions", {"temperature": 1e-300}, None, "temperature 1e-300 is too small to divide by"),
+        ("completions", {"repetition_penalty": 1e-300}, None, "repetition_penalty must be a number from 0.001 to"),
+        ("completions", {"presence_penalty": 3}, "presence_penalty", "presence_penalty"),
         ("completions", {"n": 1000}, "n", "1000 answers"),
         ("completions", {"stream": True, "echo": True, "logprobs": 1}, "stream", "come all at once"),
         (
@@ -67,9 +72,19 @@ def test_health_needs_nothing(address):
         ("chat/completions", {"top_logprobs": 2}, "top_logprobs", "it needs logprobs"),
         ("chat/completions", {"tool_choice": "required"}, "tool_choice", "it needs tools"),
         ("chat/completions", {"tools": [{"type": "function", "function": {"name": "a b"}}]}, None, "a tool must be"),
+        (
+            "chat/completions",
+            {"tools": [{"type": "function", "function": {"name": "a", "parameters": "b"}}]},
+            None,
+            "the parameters of tool 'a' must be a JSON schema",
+        ),
         ("chat/completions", {"response_format": {"type": "xml"}}, None, "response_format must be"),
+        *(
+            ("chat/completions", {"chat_template_kwargs": {name: value}}, "chat_template_kwargs", f"{name!r} is not a")
+            for name, value in (("chat_template", "{{ 1 }}"), ("messages", []), ("self", 1), ("answer", False))
+        ),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: ascii(value)[:40],
 )
 def test_what_is_wrong_is_named(address, path, change, param, message):
     base = COMPLETION if path == "completions" else CHAT
@@ -182,4 +197,28 @@ def test_an_error_of_the_model_is_told_and_the_server_lives_on(generator, serve)
             model.go_on()
             answer = httpx.post(f"{address}/v1/completions", json=COMPLETION, timeout=60)
             assert answer.status_code == 500
+            assert answer.json()["error"]["type"] == "server_error"
         assert httpx.post(f"{address}/v1/completions", json=COMPLETION, timeout=60).status_code == 200
+
+
+def test_an_error_in_the_middle_of_a_stream_is_its_last_event(generator, serve):
+    with serve(generator) as address, busy(generator, error=RuntimeError("the model broke"), sound_steps=2) as model:
+        model.go_on()
+        told = httpx.post(f"{address}/v1/completions", json=COMPLETION | {"stream": True}, timeout=60)
+        assert told.status_code == 200
+        last = json.loads(told.text.strip().rpartition("data: ")[2])
+        assert last["error"]["type"] == "server_error"
+
+
+def test_variables_of_a_template_are_given_to_it(generator, address):
+    said = httpx.post(f"{address}/v1/chat/completions", json=CHAT | {"chat_template_kwargs": {"mood": "x"}}, timeout=60)
+    assert said.status_code == 200, said.text
+
+
+def test_penalties_count_the_answer(address):
+    asked = COMPLETION | {"max_tokens": 12}
+    plain, penalized = (
+        httpx.post(f"{address}/v1/completions", json=asked | more, timeout=60).json()["choices"][0]["text"]
+        for more in ({}, {"frequency_penalty": 2, "presence_penalty": 2})
+    )
+    assert plain != penalized

@@ -20,7 +20,9 @@ def check_rounded(who: str, q: Any, scheme: Scheme, shape: tuple[int, ...]) -> N
         raise PluginError(f"{who} returned {type(q).__name__}, not a QTensor")
     if q.scheme != scheme or q.shape != shape:
         raise PluginError(f"{who} returned {list(q.shape)} by {q.scheme}, where {list(shape)} was planned")
-    specs = QTensor.specs(q.dtype, q.scheme, q.shape, ordered=q.order is not None, offsets=q.offsets is not None)
+    if q.offsets is not None:
+        raise PluginError(f"{who} returned a weight with offsets, which files of other programs have: give zero points")
+    specs = QTensor.specs(q.dtype, q.scheme, q.shape, ordered=q.order is not None)
     found = {suffix: (part.dtype, tuple(part.shape)) for suffix, part in q.tensors().items()}
     if found != specs:
         raise PluginError(f"{who} returned parts {found}, where its scheme has {specs}")

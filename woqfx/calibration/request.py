@@ -52,9 +52,13 @@ class CalibrationRequest:
         return Path(self.data).name if is_path(self.data) else self.data
 
     @property
-    def names_data(self) -> bool:
-        """Whether data of somebody's choice are asked for, and not only how much of the default."""
-        return not (isinstance(self.data, str) and self.data == CalibrationRequest.data)
+    def choices(self) -> list[str]:
+        """What of it is somebody's choice, in words: what is not as it is by default."""
+        own = [] if isinstance(self.data, str) and self.data == CalibrationRequest.data else [self.label]
+        for name in ("samples", "seq_len", "seed", "column", "split"):
+            value = getattr(self, name)
+            own += [] if value == getattr(CalibrationRequest, name) else [f"{name} {value}"]
+        return own
 
     def to_json(self) -> dict[str, Any]:
         """For manifests and journals."""

@@ -92,7 +92,7 @@ def _load_tokenizer(path: str | Path, label: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
+        return AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir(), trust_remote_code=False)
     except Exception as error:  # transformers' parsers on files of any kind, and the Hub's own errors
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CalibrationError(

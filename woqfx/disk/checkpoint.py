@@ -185,6 +185,11 @@ class Checkpoint(StoredModel):
             found = {name: self._folder.read(name, MAX_SIDECAR) for name in names}
         return {name: data for name, data in found.items() if data is not None}
 
+    def prefetch(self) -> None:
+        """See `StoredModel.prefetch`."""
+        for file in self._files[:1]:
+            file.prefetch()
+
     def read_weight(self, name: str) -> QTensor:
         """See `StoredModel.read_weight`."""
         weight = self.weights[name]

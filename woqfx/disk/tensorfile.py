@@ -23,13 +23,13 @@ import os
 import reprlib
 import stat
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from woqfx.disk.prefetch import Prefetch
 from woqfx.errors import OutputError, SourceError, WoqfxError
 from woqfx.hugepages import Pages
 
@@ -61,8 +61,6 @@ _METADATA = "__metadata__"
 _PREFIX = 8  # bytes that hold the header's length
 _MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
 _MAX_BYTES = 2**63 - 1  # of a tensor: what a signed file offset can reach
-_AHEAD = 64 << 20  # bytes behind a tensor that the system may fetch meanwhile
-_ADVICE = 256 << 10  # bytes of one piece of advice: of a longer one, Linux fetches only as much as one request may hold
 
 # A hostile header must not become a hostile error message.
 _short = reprlib.Repr()
@@ -141,12 +139,12 @@ class TensorFile:
         self.path = Path(path)
         self._error = error
         self._pages = Pages()
-        self._expected = 0  # up to where the system was told what comes next
         try:
             # Never waits, whatever a hostile folder holds under this name (a pipe would).
             self._file = open(self.path, "rb", buffering=0, opener=_open_without_waiting)
         except OSError as e:
             raise error(f"cannot open {self.path}: {e.strerror}; check the path and its permissions") from e
+        self._prefetch = Prefetch(self._file)
         try:
             self._read_header()
         except BaseException:
@@ -183,22 +181,14 @@ class TensorFile:
         entry = self.entries.get(name)
         if entry is None:
             raise self._error(f"{self.path} holds no tensor {name!r}")
-        self._expect(entry.stop)
+        self._prefetch.follow(entry.start, entry.stop)
         tensor = self._pages.empty(entry.shape, entry.dtype)
         self._read_into(raw_bytes(tensor), entry.start)
         return tensor
 
-    def _expect(self, position: int) -> None:
-        """Have the system fetch what lies behind `position`: whoever reads a tensor mostly reads the next one too.
-
-        It finds that out by itself for one reader, but not for several threads that share a file.
-        """
-        start, stop = max(position, self._expected), min(position + _AHEAD, self.size)
-        if stop > start and hasattr(os, "posix_fadvise"):
-            self._expected = stop
-            with suppress(OSError):  # advice: whatever is wrong with the device, reading will tell
-                for piece in range(start, stop, _ADVICE):
-                    os.posix_fadvise(self._file.fileno(), piece, min(_ADVICE, stop - piece), os.POSIX_FADV_WILLNEED)
+    def prefetch(self) -> None:
+        """Have the system fetch the file's beginning, which will be read soon."""
+        self._prefetch.expect(0)
 
     def _read_bytes(self, start: int, count: int) -> bytes:
         data = bytearray(count)
@@ -221,6 +211,7 @@ class TensorFile:
 
     def close(self) -> None:
         """Close the file. Tensors that were read stay valid."""
+        self._prefetch.close()
         self._file.close()
 
     def __enter__(self) -> Self:

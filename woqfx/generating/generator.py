@@ -47,7 +47,7 @@ class TextGenerator:
             raise SettingsError("the prompt is empty, and this model has no token to begin with")
         return Prompt(tokens) if self.model.config.is_encoder_decoder else Prompt(tokens, tokens)
 
-    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], **template: Any) -> Prompt:
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], /, **template: Any) -> Prompt:
         """Messages ({"role": ..., "content": ...}) in the model's chat template, to be answered.
 
         `template` are more of the template's variables, such as `tools`. Raises `SettingsError` if the tokenizer has no
@@ -55,7 +55,7 @@ class TextGenerator:
         """
         return Prompt(tuple(self.encode(self.render(messages, **template), special=False)))
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True, **template: Any) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], /, *, answer: bool = True, **template: Any) -> str:
         """The text that the chat template makes of `messages`; with `answer`, up to where the answer begins."""
         if not self.tokenizer.chat_template:
             raise SettingsError(
@@ -147,7 +147,17 @@ class TextGenerator:
         return self._turns.together(count)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """The tokens of `text`; with `special`, those that the tokenizer puts around every text too."""
+        """The tokens of `text`; with `special`, those that the tokenizer puts around every text too.
+
+        Raises `SettingsError` for halves of surrogate pairs, which JSON can write and no tokenizer reads.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise SettingsError(
+                f"character {error.start} of the prompt, {text[error.start]!r}, is half of a surrogate pair: "
+                "send the whole character"
+            ) from error
         with self._tokenizing:
             tokens: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
         return tokens

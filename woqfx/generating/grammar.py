@@ -87,7 +87,8 @@ class LibraryGuide:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GenerationError(f"the grammar cannot be followed: {self._matcher.get_error()}")
+            reason = self._matcher.get_error().partition("\n")[0]  # the parser's whole state is behind that
+            raise GenerationError(f"the grammar cannot be followed: {reason}")
 
 
 def _grammar(kind: str, source: str) -> str:

@@ -29,6 +29,13 @@ _OURS: Final = MappingProxyType(
 )
 
 
+# Logits are divided by these, in float32: beyond, quotients overflow, and there is nothing to draw from.
+_LEAST_TEMPERATURE: Final = 1e-6
+_PENALTIES: Final = (1e-3, 1e3)
+
+_MOST_SEED: Final = 2**64 - 1  # PyTorch's generators begin with 64 bits
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to go on with a prompt. What is None is as the model's own generation config has it.
@@ -110,18 +117,15 @@ class Settings:
             *_below("max_length", self.max_length, 1, int),
             *_below("temperature", self.temperature, 0, (int, float)),
             *_below("top_k", self.top_k, 1, int),
-            *_outside("top_p", self.top_p),
-            *_outside("min_p", self.min_p),
-            *(
-                ["repetition_penalty must be above 0, not 0"]
-                if self.repetition_penalty == 0
-                else _below("repetition_penalty", self.repetition_penalty, 0, (int, float))
-            ),
+            *_outside("top_p", self.top_p, (0, 1)),
+            *_outside("min_p", self.min_p, (0, 1)),
+            *_undividable(self.temperature),
+            *_outside("repetition_penalty", self.repetition_penalty, _PENALTIES),
             *_below("logprobs", self.logprobs, 0, int),
             *_beyond("frequency_penalty", self.frequency_penalty),
             *_beyond("presence_penalty", self.presence_penalty),
             *_below("timeout", self.timeout, 0, (int, float)),
-            *_below("seed", self.seed, 0, int),
+            *(_below("seed", self.seed, 0, int) or _outside("seed", self.seed, (0, _MOST_SEED))),
             *(
                 f"stop holds {text!r}: it must be a text of at least one character"
                 for text in self.stop
@@ -140,16 +144,23 @@ def _below(name: str, value: Any, least: float, kind: type | tuple[type, ...]) -
     return [f"{name} must be a {'whole ' if kind is int else ''}number of at least {least}, not {value!r}"]
 
 
-def _outside(name: str, value: Any) -> list[str]:
-    if value is None or (isinstance(value, int | float) and 0 <= value <= 1 and not isinstance(value, bool)):
+def _outside(name: str, value: Any, bounds: tuple[float, float]) -> list[str]:
+    least, most = bounds
+    if value is None or (isinstance(value, int | float) and least <= value <= most and not isinstance(value, bool)):
         return []
-    return [f"{name} must be a number from 0 to 1, not {value!r}"]
+    return [f"{name} must be a number from {least} to {most}, not {value!r}"]
 
 
 def _beyond(name: str, value: Any) -> list[str]:
     if isinstance(value, int | float) and -2 <= value <= 2 and not isinstance(value, bool):
         return []
     return [f"{name} must be a number from -2 to 2, not {value!r}"]
+
+
+def _undividable(temperature: Any) -> list[str]:
+    if not isinstance(temperature, int | float) or not 0 < temperature < _LEAST_TEMPERATURE:
+        return []
+    return [f"temperature {temperature!r} is too small to divide by: 0 always takes the likeliest token"]
 
 
 def _check_names(more: Mapping[str, Any], ours: set[str]) -> None:

@@ -72,7 +72,7 @@ class ToolUse:
         """Whether calls are written with special tokens, which are to be decoded then."""
         return any(token in self.dialect.marker for token in self._generator.tokenizer.all_special_tokens)
 
-    def prompt(self, messages: Sequence[Message], **template: Any) -> Prompt:
+    def prompt(self, messages: Sequence[Message], /, **template: Any) -> Prompt:
         """The messages, with what the model has to know about the tools."""
         if self._choice == "none":
             return self._generator.chat_prompt(messages, **template)
@@ -177,7 +177,11 @@ def _checked(tool: Mapping[str, Any]) -> dict[str, Any]:
     if tool.get("type") != "function" or not isinstance(name, str) or not re.fullmatch(r"[\w.:-]{1,128}", name):
         raise SettingsError(f"a tool must be {{'type': 'function', 'function': {{'name': ..., ...}}}}, not {tool!r}")
     assert isinstance(function, Mapping)
-    return {"type": "function", "function": {"description": "", "parameters": _NO_PARAMETERS, **function}}
+    parameters = function.get("parameters")
+    if not isinstance(parameters, Mapping | None):
+        raise SettingsError(f"the parameters of tool {name!r} must be a JSON schema, not {parameters!r}")
+    known = {"description": "", **function, "parameters": _NO_PARAMETERS if parameters is None else parameters}
+    return {"type": "function", "function": known}
 
 
 _NO_PARAMETERS = {"type": "object", "properties": {}}

@@ -29,6 +29,8 @@ from woqfx.serve.running import ClientGoneError, Runner
 
 _log = logging.getLogger(__name__)
 
+_UNFORESEEN = RefusedError(500, "the server failed at this request: its log says how")
+
 
 def create_app(
     generator: TextGenerator, *, name: str, limits: Limits | None = None, api_key: str | None = None
@@ -52,6 +54,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(WoqfxError, _ours)
     app.add_exception_handler(ClientGoneError, _gone)
+    app.add_exception_handler(Exception, _unforeseen)
     return app
 
 
@@ -119,6 +122,9 @@ async def _after(first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
             yield one
     except WoqfxError as error:
         yield event(RefusedError(500, str(error)).body())
+    except Exception:
+        _log.exception("a stream broke")
+        yield event(_UNFORESEEN.body())
 
 
 async def _refused(_: HttpRequest, error: Exception) -> Response:
@@ -142,6 +148,11 @@ async def _ours(_: HttpRequest, error: Exception) -> Response:
         return RefusedError(400, str(error)).response()
     _log.error("%s", error)
     return RefusedError(500, str(error)).response()
+
+
+async def _unforeseen(_: HttpRequest, __: Exception) -> Response:
+    """Clients read OpenAI's shape; what it was goes to the server's log, where starlette writes it."""
+    return _UNFORESEEN.response()
 
 
 async def _gone(_: HttpRequest, __: Exception) -> Response:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+import inspect
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
+from transformers import PreTrainedTokenizerBase
 
 from woqfx.generating import Answer, Piece, Request, Settings, TokenScore
 from woqfx.generating.forms import instructed, response_constraint
@@ -13,10 +15,16 @@ from woqfx.generating.stopping import StopFinder
 from woqfx.generating.tools import ToolUse
 from woqfx.serve import formats
 from woqfx.serve.admission import Admission
+from woqfx.serve.failures import RefusedError
 from woqfx.serve.requests import ChatRequest
 from woqfx.serve.running import Runner
 
 _CHUNK = "chat.completion.chunk"
+
+#: What renders a chat takes as its own and not as a variable of the template; another template among them.
+_NO_VARIABLES = frozenset(
+    {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "answer", "messages"} - {"documents"}
+)
 
 
 class Chat:
@@ -29,7 +37,7 @@ class Chat:
         self._envelope = formats.Envelope("chat.completion", "chatcmpl", admission.name)
         self._tools = None
         self._constraint = None
-        messages, template = asked.conversation, asked.chat_template_kwargs
+        messages, template = asked.conversation, _variables(asked.chat_template_kwargs)
         if asked.tools:
             self._tools = ToolUse(self._generator, asked.tools, choice=asked.choice, parallel=asked.parallel_tool_calls)
             self._constraint = self._tools.constraint
@@ -115,3 +123,14 @@ class Chat:
 
     def _usage(self, answers: Sequence[Answer]) -> dict[str, int]:
         return formats.usage(len(self._prompt.tokens), answers)
+
+
+def _variables(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a client gives the chat template. A template of a client's own could run as long as it likes."""
+    if strangers := sorted(_NO_VARIABLES.intersection(given)):
+        raise RefusedError(
+            400,
+            f"chat_template_kwargs: {strangers[0]!r} is not a variable of the model's template: leave it out",
+            param="chat_template_kwargs",
+        )
+    return given

@@ -16,10 +16,8 @@ NO_EFFECT = ("metadata", "prompt_cache_key", "safety_identifier", "service_tier"
 #: Parameters that are refused unless they have the value that changes nothing.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "best_of": (1,),
-    "frequency_penalty": (0,),
     "logit_bias": ({},),
     "modalities": (["text"],),
-    "presence_penalty": (0,),
     "suffix": ("",),
 }
 
@@ -46,6 +44,8 @@ class _Common(_Strict):
     top_k: Annotated[int, Field(ge=1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     n: Annotated[int, Field(ge=1)] = 1
     seed: Annotated[int, Field(ge=0)] | None = None
     stop: str | list[str] | None = None
@@ -66,7 +66,10 @@ class _Common(_Strict):
     def sampling(self) -> dict[str, Any]:
         """The settings of `woqfx.generating.Settings` that were given."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+        names = (
+            *("temperature", "top_p", "top_k", "min_p", "seed"),
+            *("repetition_penalty", "frequency_penalty", "presence_penalty"),
+        )
         given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None} | {"stop": stop}
 

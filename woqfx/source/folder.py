@@ -123,8 +123,10 @@ def _load_config(folder: ModelFolder, values: dict[str, Any]) -> PreTrainedConfi
     quantization = values.get("quantization_config") or values.get("compression_config")
     if quantization:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        remedy = "run it with woqfx.load" if method == "woqfx" else "give the unquantized original"
-        raise SourceError(f"{folder.path} is quantized already (quant_method {method!r} in config.json); {remedy}")
+        raise SourceError(
+            f"{folder.path} is quantized already (quant_method {method!r} in config.json): give the unquantized "
+            "original here; what is quantized is run with woqfx.load"
+        )
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
         raise SourceError(f"{path} names no model_type (found {model_type!r}); without it the model cannot be built")

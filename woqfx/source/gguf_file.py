@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from woqfx.disk.prefetch import Prefetch
 from woqfx.errors import SourceError
 from woqfx.source.base import TensorInfo
 
@@ -73,6 +74,7 @@ class GGUFFile:
         except ValueError as error:
             raise SourceError(f"{path} cannot be used: {error}; fetch or convert the file again") from error
         self._file = path.open("rb", buffering=0)
+        self._prefetch = Prefetch(self._file)
 
     def type_of(self, name: str) -> str:
         """How the tensor `name` is stored, as GGML calls it: `F32`, `Q4_0` and so on."""
@@ -81,6 +83,7 @@ class GGUFFile:
     def bytes_of(self, name: str) -> torch.Tensor:
         """The tensor `name` as it is stored: uint8, a row of blocks for each row of weights."""
         block = self._blocks[name]
+        self._prefetch.follow(block.start, block.start + block.nbytes)
         data = np.empty(block.rows, np.uint8)
         view, done = data.reshape(-1).data, 0
         while done < block.nbytes:
@@ -127,6 +130,7 @@ class GGUFFile:
 
     def close(self) -> None:
         """Close the file. Tensors that were read stay valid."""
+        self._prefetch.close()
         self._file.close()
 
 

@@ -17,14 +17,17 @@ _DIGIT_BY_DIGIT = frozenset({"smollm", "codeshell", "starcoder", "refact", "comm
 
 
 def load_tokenizer(model: str | Path) -> Any:
-    """The tokenizer in a model's folder or GGUF file, or on the Hub. Raises `SourceError`."""
+    """The tokenizer in a model's folder or GGUF file, or on the Hub. Raises `SourceError`.
+
+    Code of the folder's own is not run, and nobody is asked whether it should be, as transformers does at a terminal.
+    """
     from transformers import AutoTokenizer
 
     path = resolve(model)
     try:
         if path.is_file():
             return _of_gguf(path)
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers' parsers on files of any kind
         there = path.is_file() or any((path / name).is_file() for name in _FILES)
         what = f"tokenizer that transformers can read: {str(error).splitlines()[0]}" if there else "tokenizer"

@@ -17,6 +17,7 @@ from woqfx.disk.shards import SHARD_BYTES
 from woqfx.disk.writer import Writer, open_writer
 from woqfx.errors import CalibrationError, CalibrationWarning, WoqfxError
 from woqfx.loading import open_checkpoint
+from woqfx.paths import read_path
 from woqfx.source import open_source
 from woqfx.transcoding import OwnOutput
 from woqfx.tuning.learn import Report, Split, learn
@@ -74,12 +75,13 @@ def tune(
     which it can hardly be judged. Raises `PlanError` if the two models are not alike, or nothing can be
     learned, before anything is computed; `CalibrationError`, `CheckpointError`, `OutputError`.
     """
-    options, data, out = options or TuningOptions(), data or CalibrationRequest(), Path(out)
+    options, data = options or TuningOptions(), data or CalibrationRequest()
+    model, out = read_path(model, "model"), read_path(out, "out")
     for name, given, kind in (("options", options, TuningOptions), ("data", data, CalibrationRequest)):
         if not isinstance(given, kind):
             raise WoqfxError(f"tuning: {name} is {given!r}: give a woqfx.{kind.__name__}(...)")
-    stored, source = open_checkpoint(Path(model)), open_source(original)
-    refuse_inside(out, Path(model))
+    stored, source = open_checkpoint(model), open_source(original)
+    refuse_inside(out, model)
     refuse_taken(out, replace=overwrite)
     check_alike(stored, source)
     check_learnable(stored)

@@ -103,7 +103,8 @@ def _loader(reading: Reading, name: str, value: Any) -> None:
 
 
 def _iters(reading: Reading, name: str, value: Any) -> None:
-    if reading["calib_dataloader"] is None and "samples" not in reading.arguments:
+    looks = reading.arguments.get("algorithm", "rtn") != "rtn"  # else the default would be a choice without effect
+    if looks and reading["calib_dataloader"] is None and "samples" not in reading.arguments:
         reading.ask(samples=value)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from woqfx_llm_runtime.requests.choosing import Choose
+from woqfx_llm_runtime.requests.choosing import Choose, Sampling
 
 if TYPE_CHECKING:
     from woqfx_llm_runtime._core import Engine
@@ -55,7 +56,7 @@ class Drawer:
 
     def draw(self, draws: Sequence[Draw]) -> None:
         """Make some draws, all rows at once. Those that are not `settled` then are not for the engine, or too close."""
-        left = [draw for draw in draws if draw.choose.sampling is not None]
+        left = [draw for draw in draws if draw.choose.sampling is not None and _fits(draw.choose.sampling)]
         while left and self._source is not None:
             first = {draw.choose.generator: draw for draw in reversed(left)}  # those that share one take turns
             self._draw(list(first.values()), self._source)
@@ -73,7 +74,10 @@ class Drawer:
                 after = draw.choose.generator.get_state()
                 draw.choose.generator.set_state(state)
                 state.copy_(after)
-            asked.append((draw.choose.sampling, rows, None if noise is not None else state.numpy(), noise))
+            sampling = draw.choose.sampling
+            assert sampling is not None
+            sampling = sampling._replace(top_k=min(sampling.top_k, self._engine.vocab_size))
+            asked.append((sampling, rows, None if noise is not None else state.numpy(), noise))
         for draw, state, drawn in zip(draws, states, self._engine.draw(asked), strict=True):
             if _UNDECIDED not in drawn:
                 draw.settle(drawn, state)
@@ -91,6 +95,11 @@ class Drawer:
         self._draw([draw], source)
         same = draw.settled and draw.result == _choose(theirs).decide(torch.empty(0), torch.stack(scores)).tolist()
         return same and torch.equal(own.get_state(), theirs.get_state())
+
+
+def _fits(sampling: Sampling) -> bool:
+    """Whether a temperature is above 0 in the engine's float32. What is made of another is PyTorch's business."""
+    return bool(np.float32(sampling.temperature) > 0)
 
 
 def _choose(generator: torch.Generator) -> Choose:

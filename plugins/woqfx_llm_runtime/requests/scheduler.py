@@ -127,15 +127,19 @@ class Scheduler:
 
     def _advance(self, requests: list[Request]) -> None:
         """Choose tokens. What logits processors and stopping criteria raise, which are anyone's, ends their request."""
-        draws: list[Draw] = []
+        draws: list[tuple[Request, Draw]] = []
         for request in requests:
             try:
                 if (draw := request.draw()) is not None:
-                    draws.append(draw)
+                    draws.append((request, draw))
             except Exception as error:
                 request.error = error
         if draws:
-            self._drawer.draw(draws)
+            try:
+                self._drawer.draw([draw for _, draw in draws])
+            except Exception as error:  # not of whoever happens to make this step
+                for request, _ in draws:
+                    request.error = error
         for request in requests:
             try:
                 if request.error is None:

@@ -56,7 +56,7 @@ public:
     std::size_t k() const;
     std::size_t group() const;
     int bits() const;
-    Float scale_type() const;              // as held: the smallest type that holds scales and offsets exactly
+    Float scale_type() const;
     bool has_zeros() const;
     bool has_offsets() const;
     bool has_order() const;

@@ -14,7 +14,6 @@ namespace {
 struct TileRows {
     std::size_t count = 0;
     const std::uint8_t *codes[kTile], *scales[kTile], *zeros[kTile], *offsets[kTile];
-    Float type;                            // of scales and offsets
 };
 
 // Four words of each of four rows, as four rows of each word.
@@ -127,14 +126,10 @@ void copy_one(std::uint8_t* to, const std::uint8_t* row, std::size_t group) {
     std::memcpy(to, row + group * sizeof(T), sizeof(T));
 }
 
-// Scales or offsets; the layout's type holds them exactly.
-void spread_floats(const Layout& l, const std::uint8_t* const* rows, std::size_t count, Float given, std::uint8_t* at) {
+// Scales or offsets.
+void spread_floats(const Layout& l, const std::uint8_t* const* rows, std::size_t count, std::uint8_t* at) {
     const std::size_t bytes = scale_bytes(l.scale_type);
-    if (given != l.scale_type)
-        spread(l, rows, count, bytes, at, [&](std::uint8_t* to, const std::uint8_t* row, std::size_t group) {
-            store_float(to, l.scale_type, 0, load_float(row, given, group));
-        });
-    else if (bytes == 4)
+    if (bytes == 4)
         spread(l, rows, count, bytes, at, copy_one<std::uint32_t>);
     else
         spread(l, rows, count, bytes, at, copy_one<std::uint16_t>);
@@ -143,25 +138,10 @@ void spread_floats(const Layout& l, const std::uint8_t* const* rows, std::size_t
 void pack_tile(const Layout& l, const TileRows& rows, std::uint8_t* tile) {
     for (std::size_t lane = 0; lane < rows.count; ++lane) __builtin_prefetch(rows.codes[lane]);
     std::memset(tile, 0, l.tile_bytes);
-    spread_floats(l, rows.scales, rows.count, rows.type, tile);
+    spread_floats(l, rows.scales, rows.count, tile);
     if (l.origin == Origin::zeros) spread(l, rows.zeros, rows.count, 1, tile + l.origins_at, copy_one<std::uint8_t>);
-    if (l.origin == Origin::offsets) spread_floats(l, rows.offsets, rows.count, rows.type, tile + l.origins_at);
+    if (l.origin == Origin::offsets) spread_floats(l, rows.offsets, rows.count, tile + l.origins_at);
     pack_codes(l, rows, tile);
-}
-
-// The smallest type that holds every scale, and every offset, exactly.
-Float smallest_type(const std::vector<WeightView>& parts, std::size_t groups) {
-    if (parts[0].scale_type != Float::f32) return parts[0].scale_type;
-    bool f16 = true, bf16 = true;
-    for (const WeightView& w : parts)
-        for (const void* numbers : {w.scales, w.offsets}) {
-            const float* values = static_cast<const float*>(numbers);
-            for (std::size_t i = 0; values && i < w.n * groups && (f16 || bf16); ++i) {
-                f16 = f16 && from_f16(to_f16(values[i])) == values[i];
-                bf16 = bf16 && from_bf16(to_bf16(values[i])) == values[i];
-            }
-        }
-    return f16 ? Float::f16 : bf16 ? Float::bf16 : Float::f32;
 }
 
 Header read_header(const std::uint8_t* data, std::size_t size) {
@@ -191,6 +171,7 @@ Header header_of(const std::vector<WeightView>& parts) {
     header.bits = static_cast<std::uint32_t>(w.bits);
     header.k = w.k, header.group = w.group;
     if (w.zeros && w.offsets) throw Error("a weight has zeros or offsets, not both");
+    header.scale_type = w.scale_type;
     header.origin = w.zeros ? Origin::zeros : w.offsets ? Origin::offsets : Origin::middle;
     header.has_order = w.order != nullptr;
     if (w.levels) {
@@ -210,8 +191,7 @@ Header header_of(const std::vector<WeightView>& parts) {
 // The rows of tile number `tile` of all parts together.
 TileRows rows_of(const std::vector<WeightView>& parts, const Layout& l, std::size_t tile) {
     TileRows rows;
-    rows.type = parts[0].scale_type;
-    const std::size_t code_bytes = row_bytes(l.k, l.bits), float_bytes = l.groups * scale_bytes(rows.type);
+    const std::size_t code_bytes = row_bytes(l.k, l.bits), float_bytes = l.groups * scale_bytes(l.scale_type);
     std::size_t row = tile * kTile;
     for (const WeightView& w : parts) {
         for (; row < w.n && rows.count < kTile; ++row, ++rows.count) {
@@ -233,9 +213,7 @@ PackedWeight pack(const WeightView& w, int threads) { return pack(std::vector<We
 
 PackedWeight pack(const std::vector<WeightView>& parts, int threads) {
     Header header = header_of(parts);
-    const Layout checked = Layout::of(header);  // sizes are known to be sane from here on
-    header.scale_type = smallest_type(parts, checked.groups);
-    const Layout l = Layout::of(header);
+    const Layout l = Layout::of(header);  // sizes are known to be sane from here on
     header.size = l.size;
     const std::int32_t* order = parts[0].order;
     if (order) check_order(order, l.k);

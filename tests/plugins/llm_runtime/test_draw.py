@@ -31,6 +31,7 @@ SETTINGS = {
     "temperature": [TemperatureLogitsWarper(0.7)],
     "top-k": [TopKLogitsWarper(50)],
     "top-k of all": [TopKLogitsWarper(VOCABULARY + 1)],
+    "top-k beyond all numbers": [TopKLogitsWarper(2**70)],
     "top-k of one": [TopKLogitsWarper(1)],
     "many": [TopKLogitsWarper(3000)],
     "top-p": [TopPLogitsWarper(0.9)],
@@ -133,6 +134,16 @@ def test_numbers_that_a_temperature_makes_equal(drawer):
     own, theirs = (torch.Generator().manual_seed(4) for _ in range(2))
     for _ in range(40):
         assert made(drawer, processors, logits, own)[0] == wanted(processors, logits, theirs)
+
+
+def test_a_temperature_of_nothing_is_left_to_pytorch(drawer):
+    draw = Draw(
+        Choose([TemperatureLogitsWarper(1e-50)], sample=True, generator=torch.Generator()),
+        torch.zeros(1, 1).long(),
+        [torch.ones(VOCABULARY)],
+    )
+    drawer.draw([draw])
+    assert not draw.settled
 
 
 @pytest.mark.parametrize("name", ["alone", "usual", "all"])

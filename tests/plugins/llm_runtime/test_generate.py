@@ -190,6 +190,28 @@ def test_tokens_of_another_vocabulary_are_an_error(pair):
         pair.runtime.generate(torch.tensor([[5, 128]]), max_new_tokens=1)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (torch.tensor([5, 6]), r"have shape \[2\]: .* of one sequence, pass input_ids\[None\]"),
+        (torch.tensor([[[5, 6]]]), r"have shape \[1, 1, 2\]"),
+        ([[5, 6]], r"are a list: pass a tensor \[rows, tokens\]"),
+    ],
+    ids=["one sequence", "too deep", "a list"],
+)
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_tokens_in_another_shape_are_an_error(pair, given, says, settings):
+    with pytest.raises(RequestError, match=says):
+        pair.runtime.generate(given, max_new_tokens=1, **settings)
+
+
+def test_a_request_of_anything_else_is_an_error(pair):
+    with pytest.raises(RequestError, match="are a list"):
+        pair.runtime.submit([5, 6])
+    with pytest.raises(RequestError, match=r"have shape \[1, 1, 2\]"):
+        pair.runtime.submit(torch.tensor([[[5, 6]]]))
+
+
 def test_a_typo_is_an_error(pair):
     with pytest.raises(ValueError, match="max_new_token"):
         pair.runtime.generate(PROMPTS[1:2], max_new_token=5)

@@ -305,3 +305,19 @@ def test_a_source_of_no_token_is_refused():
     pair = pair_of("t5")
     with pytest.raises(RequestError, match="the prompt has no token"):
         pair.runtime.generate(torch.empty(1, 0, dtype=torch.int64), max_new_tokens=3)
+
+
+def test_a_draw_that_fails_ends_its_requests_and_nothing_else(pair, monkeypatch):
+    def broken(draws):
+        raise TypeError("numbers that the engine cannot take")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(pair.engine, "draw", broken)
+        drawn = [pair.runtime.submit(prompt, **{**GREEDY, "do_sample": True}) for prompt in PROMPTS[:2]]
+        greedy = pair.runtime.submit(PROMPTS[2], **GREEDY)
+        assert greedy.result() == alone(pair, PROMPTS[2])
+        for answer in drawn:
+            with pytest.raises(TypeError, match="cannot take"):
+                answer.result()
+    assert left_behind(pair) == (0, 0)
+    assert pair.runtime.submit(PROMPTS[0], **GREEDY).result() == alone(pair, PROMPTS[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from folders_of_models import saved, write
+from tiny_models import tiny_model
 
 import woqfx
 from woqfx.disk.checkpoint import Checkpoint
@@ -43,6 +44,20 @@ def test_a_model_from_the_cache_is_the_same_model(case, tmp_path, monkeypatch):
     monkeypatch.setattr("woqfx_llm_runtime.packing.quantize_nearest", None)  # nor is the head quantized again
     assert torch.equal(logits(folder, pack_cache=str(cache)), expected)
     assert state(cache) == before
+
+
+def test_experts_whose_scales_need_different_types(tmp_path):
+    model = tiny_model("mixtral")
+    for name, parameter in model.named_parameters():
+        if "experts" in name:
+            parameter.data[0] = 0  # whose scales are 1, and fit into 16 bits
+    model.save_pretrained(tmp_path / "model")
+    folder, cache = write(tmp_path / "model", tmp_path / "out", scale_dtype="fp32"), str(tmp_path / "cache")
+    expected = logits(folder, head="keep")
+    for _ in range(2):
+        assert torch.equal(logits(folder, head="keep", pack_cache=cache), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(woqfx.load(folder)(IDS).logits, expected, rtol=1e-2, atol=5e-3)
 
 
 def test_weights_that_take_inputs_in_one_order_are_joined_others_are_not(tmp_path, monkeypatch):

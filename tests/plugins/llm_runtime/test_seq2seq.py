@@ -256,8 +256,9 @@ def test_a_head_of_its_own(flan, of, tmp_path):
         ({"input_ids": SOURCES[:1], "attention_mask": torch.zeros_like(SOURCES[:1])}, "row 0 .* leaves no token"),
         ({"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.tensor([[1, 0, 1]])}, "padded at their ends"),
         ({"input_ids": torch.tensor([[5, 128]])}, "token 128 is not in the vocabulary"),
+        ({"input_ids": torch.tensor([5, 6])}, r"of one sequence, pass input_ids\[None\]"),
     ],
-    ids=["embeddings", "encoder outputs", "an empty source", "a hole", "no token"],
+    ids=["embeddings", "encoder outputs", "an empty source", "a hole", "no token", "one sequence"],
 )
 def test_sources_that_the_runtime_cannot_encode(model, given, message):
     for settings in ({}, {"num_beams": 2}):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from woqfx import QTensor, Scheme, quantize_nearest, registry
-from woqfx.errors import WoqfxError
 
 _core = pytest.importorskip("woqfx_native._core")
 packed = pytest.importorskip("woqfx_native.packed")
@@ -61,21 +62,24 @@ def test_one_scale_that_needs_float32_decides_for_all():
     assert torch.equal(back["scales"], torch.cat([halves, second.scales]))
 
 
-def test_experts_whose_scales_need_different_types_are_refused_in_words():
+def test_scales_are_held_in_the_smallest_type_that_is_exact():
+    (single,) = weights_of([64], 256, Scheme("int4_clip", group_size=16, scale_dtype="fp32"))
+
+    def size(scales: torch.Tensor) -> int:
+        return len(packed.pack(replace(single, scales=scales)))
+
+    tile_scales = 256 // 16 * 32  # two tiles of 32 rows
+    halves, brains = single.scales.half().float(), single.scales.bfloat16().float()
+    assert size(halves) == size(brains) == size(single.scales) - 2 * tile_scales * 2
+
+
+@pytest.mark.parametrize("zero", [0, 2], ids=["the first", "the last"])
+def test_a_stack_has_one_type_of_scales(zero: int):
     scheme = Scheme("int4_clip", group_size=32, scale_dtype="fp32")
     weight = torch.randn(3, 32, 64, generator=torch.Generator().manual_seed(0))
-    weight[0] = 0  # whose scales are 1, and fit into any type
     stack = quantize_nearest(weight, registry().dtype("int4_clip"), scheme, name="experts")
-    with pytest.raises(WoqfxError, match=r"experts 0 and 1 of a stack .*; store scales in 16 bits"):
-        packed.pack(stack)
-
-
-def test_weights_that_differ_in_more_are_refused():
-    codes, scales = torch.zeros(2, 16, dtype=torch.uint8), torch.ones(2, 1)
-    zeros = torch.zeros(2, 1, dtype=torch.uint8)
-    with pytest.raises(WoqfxError, match="differ in more than their rows"):
-        _core.pack([(codes, scales, None, None), (codes, scales, zeros, None)], 32, 32, 4, None, None, 1)
-    with pytest.raises(WoqfxError, match="differ in more than their rows"):
-        _core.pack([(codes, scales, None, None), (codes, scales.half(), None, None)], 32, 32, 4, None, None, 1)
-    with pytest.raises(WoqfxError, match="no weight to pack"):
-        _core.pack([], 32, 32, 4, None, None, 1)
+    plain = stack.matrices()
+    plain[zero] = replace(plain[zero], scales=torch.ones_like(plain[zero].scales))  # which fit into any type
+    mixed = replace(stack, scales=torch.stack([one.scales for one in plain]))
+    back = packed.unpack(packed.pack(mixed), mixed.dtype, mixed.scheme, mixed.shape, ordered=False, offsets=False)
+    assert torch.equal(back["codes"], mixed.codes) and torch.equal(back["scales"], mixed.scales)
