@@ -1,10 +1,10 @@
 """What sampling costs beside taking the likeliest token: one stream and eight together, on the LLM runtime.
 
-    python -m benchmarks.sampling [--rounds 5] [--name sampling]
+    python -m benchmarks.sampling [--rounds 10] [--name sampling]
 
 Each kind of sampling in turn, in two ways: by the engine, which finds the candidates and draws (`submit`), and by
 transformers' own loop on the runtime's logits, which is where `generate` goes when it is asked for a dictionary. A
-measurement is whole calls: prompts of 16 tokens, and 64 new ones of each sequence. Both ways must give the same tokens.
+measurement is whole calls: prompts of 16 tokens, and 32 new ones of each sequence. Both ways must give the same tokens.
 Medians of the rounds, and of the ratios within each; two threads. Writes `results/NAME.json` and `results/NAME.md`,
 and puts the latter into `docs/benchmarks.md`.
 """
@@ -32,7 +32,7 @@ from benchmarks.publish import name_argument, publish
 from benchmarks.runtime_field import contenders
 from woqfx.cpu import this_cpu
 
-PROMPT, NEW = 16, 64
+PROMPT, NEW = 16, 32
 ROWS = (1, 8)
 GREEDY = "greedy"
 #: `generate`'s arguments. Its top-k is 50 unless it is told otherwise.
@@ -133,7 +133,7 @@ def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(description="Time ways of sampling on the LLM runtime in turn.")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="for the model (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="how many (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="how many (%(default)s)")
     name_argument(parser, "sampling")
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)

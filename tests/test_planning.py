@@ -84,6 +84,13 @@ def test_data_that_no_algorithm_looks_at_are_named(algorithm, asked, told):
     assert woqfx.plan(tiny_model("llama"), algorithm=algorithm, **asked).warnings == told
 
 
+@pytest.mark.parametrize(("algorithm", "samples"), [("RTN", None), ("AWQ", 100)])
+def test_the_default_of_a_configuration_is_nobodys_choice(algorithm, samples):
+    plan = woqfx.plan(tiny_model("llama"), config=woqfx.WeightOnlyQuantConfig(algorithm=algorithm))
+    asked = plan.request.calibration
+    assert (plan.warnings, asked and asked.samples) == ((), samples)
+
+
 def test_a_run_tells_the_warnings_of_its_plan():
     with pytest.warns(UserWarning, match="rtn looks at no data") as told:
         woqfx.quantize(tiny_model("llama"), calibration=["a"])

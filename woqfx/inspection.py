@@ -14,6 +14,7 @@ from woqfx.backend import Support
 from woqfx.cpu import this_cpu
 from woqfx.disk.journal import Journal
 from woqfx.disk.output import JOURNAL, MARKERS, WORK, items_of
+from woqfx.errors import CheckpointError
 from woqfx.format import StoredModel
 from woqfx.loading import open_checkpoint
 from woqfx.plugins import registry
@@ -177,8 +178,10 @@ def unfinished(path: Path) -> UnfinishedRun | None:
     if contents is None:
         return None
     items, request = items_of(contents.records), contents.run.get("request", {})
+    if not isinstance(request, dict):
+        raise CheckpointError(f"{path / JOURNAL} does not say what was asked for: choose another folder")
     steps = [record["steps"] for record in contents.records if "steps" in record]
-    safe = {record["file"]: int(record["bytes"]) for record in items}
+    safe = {record["file"]: record["bytes"] for record in items}
     source = contents.run.get("source")
     name = str(source["name"]) if isinstance(source, dict) else "?"
     shards = sorted(work.glob("model*.safetensors"))

@@ -65,9 +65,7 @@ class QTensor:
         zeros = None if params.zero is None else params.zero.to(torch.uint8)
         if zeros is not None and params.zero is not None and not torch.equal(zeros.to(params.zero.dtype), params.zero):
             odd = float(params.zero[zeros != params.zero][0])
-            raise PluginError(
-                f"a zero point of {odd:g}: it is the code of 0; round it before codes are chosen by it"
-            )
+            raise PluginError(f"a zero point of {odd:g}: it is the code of 0; round it before codes are chosen by it")
         offsets = None if params.offset is None else params.offset.to(storage)
         return cls(dtype, scheme, shape, packed, scales, zeros, order, offsets)
 

@@ -109,6 +109,8 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
 
     def _compute(self, input_ids: Tensor, mask: Tensor, cache: RuntimeCache, logits_to_keep: int | Tensor) -> Tensor:
         """Run the rows that have tokens; what is not computed is 0."""
+        tokens = input_ids[mask]
+        check_tokens(tokens, self.engine.vocab_size)
         last = logits_to_keep if isinstance(logits_to_keep, int) and logits_to_keep > 0 else input_ids.shape[1]
         shown = mask[:, -last:]
         counts, wanted = mask.sum(1).tolist(), shown.sum(1).tolist()
@@ -116,7 +118,7 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
         found = torch.empty(sum(wanted), self.engine.vocab_size)
         if rows:
             slots, given = [cache.slots[row] for row in rows], [counts[row] for row in rows]
-            asked, tokens = [wanted[row] for row in rows], input_ids[mask].to(torch.int64).contiguous()
+            asked, tokens = [wanted[row] for row in rows], tokens.to(torch.int64).contiguous()
             self._making_room(lambda: self.engine.forward(slots, given, asked, tokens, found))
         cache.mask = torch.cat([cache.mask, mask], dim=1)
         if bool(shown.all()):
@@ -281,6 +283,12 @@ class RuntimeModel(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped
                 f"are more than the {self.engine.context} that {self.config.model_type} was made for: shorten the "
                 "prompt, or lower max_new_tokens"
             )
+
+    def __reduce__(self) -> Any:
+        raise RequestError(
+            "a model of the runtime can be neither copied nor pickled, for its weights are the engine's: load the "
+            "checkpoint again, or share this one, which all threads may call"
+        )
 
     def _save_to_state_dict(self, *_: Any) -> None:
         """Weights are the engine's, packed: there is nothing for a state dict."""

@@ -79,9 +79,9 @@ class RuntimeSeq2Seq(RuntimeModel):  # type: ignore[no-untyped-call]
                 "the runtime's encoder takes input_ids [rows, tokens], and gives nothing but what its decoder reads: "
                 "pass input_ids, not inputs_embeds or encoder_outputs"
             )
+        check_length(given.input_ids)
+        check_tokens(given.input_ids, self.engine.vocab_size)
         ids, mask = given.input_ids.to(torch.int64, copy=True), given.attention_mask
-        check_length(ids)
-        check_tokens(ids, self.engine.vocab_size)
         if mask is None:
             return list(ids)
         if mask.shape != ids.shape:

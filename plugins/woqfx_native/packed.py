@@ -16,31 +16,36 @@ from woqfx import DType, QTensor, Scheme
 from woqfx_native import _core
 from woqfx_native.ops import threads
 
+#: Scales, and offsets if there are any, both of one type.
+_Floats = tuple[Tensor, Tensor | None]
+
 
 def pack(q: QTensor) -> Tensor:
     """The bytes of a weight that the kernels can hold (`support.obstacle`). Matrices of a stack take as many each."""
     if len(q.shape) == 2:
         return pack_joined([q])
     matrices = q.matrices()
-    held = _held_in(matrices)  # of all: the scales of one may fit into 16 bits, and those of another not
-    first = _packed([matrices[0]], held)
+    floats = [_floats(matrix) for matrix in matrices]
+    held = _held_in(floats)  # of all: the scales of one may fit into 16 bits, and those of another not
+    first = _packed(matrices[:1], floats[:1], held)
     stack = first.new_empty((len(matrices), len(first)))
     stack[0] = first
-    for index, matrix in enumerate(matrices[1:], 1):
-        stack[index] = _packed([matrix], held)
+    for index in range(1, len(matrices)):
+        stack[index] = _packed([matrices[index]], [floats[index]], held)
     return stack
 
 
 def pack_joined(weights: Sequence[QTensor]) -> Tensor:
     """The bytes of weights [N, K] of one dtype, scheme and order of inputs as one: their rows, one after the other."""
-    return _packed(weights, _held_in(weights))
+    floats = [_floats(q) for q in weights]
+    return _packed(weights, floats, _held_in(floats))
 
 
-def _packed(weights: Sequence[QTensor], held: torch.dtype) -> Tensor:
+def _packed(weights: Sequence[QTensor], floats: Sequence[_Floats], held: torch.dtype) -> Tensor:
     first = weights[0]
     k, levels, order = first.in_features, first.dtype.levels, first.order
     made = _core.pack(
-        [_rows(q, held) for q in weights],
+        [_rows(q, own, held) for q, own in zip(weights, floats, strict=True)],
         k,
         first.scheme.group_width(k),
         first.dtype.bits,
@@ -52,33 +57,28 @@ def _packed(weights: Sequence[QTensor], held: torch.dtype) -> Tensor:
     return packed
 
 
-def _rows(q: QTensor, held: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    scales, offsets = _floats(q)
-    zeros = None if q.zeros is None else q.zeros.contiguous()
-    return q.codes.contiguous(), _as(held, scales), zeros, None if offsets is None else _as(held, offsets)
+def _rows(q: QTensor, floats: _Floats, held: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    scales, offsets = (None if part is None else part.to(held).contiguous() for part in floats)
+    assert scales is not None
+    return q.codes.contiguous(), scales, None if q.zeros is None else q.zeros.contiguous(), offsets
 
 
-def _floats(q: QTensor) -> tuple[Tensor, Tensor | None]:
-    """Scales and offsets, both of one type."""
+def _floats(q: QTensor) -> _Floats:
     scales, offsets = q.scales, q.offsets
     if isinstance(scales, Tensor):
         return scales, offsets
     return scales.expand(), None if offsets is None else offsets.float()
 
 
-def _as(kind: torch.dtype, numbers: Tensor) -> Tensor:
-    return numbers.to(kind).contiguous()
-
-
-def _held_in(weights: Sequence[QTensor]) -> torch.dtype:
-    """The smallest type that holds all scales and offsets of these weights exactly."""
-    parts = [part for q in weights for part in _floats(q) if part is not None]
+def _held_in(floats: Sequence[_Floats]) -> torch.dtype:
+    """The smallest type that holds all these numbers exactly."""
+    parts = [part for both in floats for part in both if part is not None]
     if parts[0].dtype != torch.float32:
         return parts[0].dtype
-    narrow = (torch.float16, torch.bfloat16)
-    return next(
-        (kind for kind in narrow if all(torch.equal(part, part.to(kind).float()) for part in parts)), torch.float32
-    )
+    for kind in (torch.float16, torch.bfloat16):
+        if all(torch.equal(part, part.to(kind).float()) for part in parts):
+            return kind
+    return torch.float32
 
 
 def unpack(

@@ -34,10 +34,10 @@ def forge(good, tmp_path):
 
 
 def refused(folder, message):
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(WoqfxError, match=message) as told:
         read_all(folder)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert str(folder) in str(told.value)
     assert len(str(told.value)) < 4000
 

@@ -38,7 +38,7 @@ def test_tampering_is_refused_or_harmless(name, tmp_path):
             else:
                 shutil.copyfile(good, bad)
                 mutate_gguf(bad, Random(seed))
-            start = time.monotonic()
+            start = time.process_time()
             try:
                 found = read_all(bad)
             except WoqfxError as error:
@@ -47,7 +47,7 @@ def test_tampering_is_refused_or_harmless(name, tmp_path):
             except Exception as error:
                 raise AssertionError(f"{name}, seed {seed}: {error!r}") from error
             finally:
-                assert time.monotonic() - start < SECONDS, f"seed {seed}"
+                assert time.process_time() - start < SECONDS, f"seed {seed}"
             loaded += 1
             assert found.keys() == expected.keys() or not good.is_dir(), f"seed {seed}"
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < BYTES

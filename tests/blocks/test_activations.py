@@ -102,6 +102,18 @@ def test_a_damaged_shelf_is_refused(tmp_path, damage):
     assert str(path) in str(caught.value)
 
 
+def test_a_shelf_outside_of_the_folder_is_not_touched(tmp_path):
+    shelf = FileShelf.create(tmp_path / "shelf")
+    shelf.append(torch.ones(4))
+    record = shelf.commit()
+    shelf.clear()
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    for name in ("../shelf", str(tmp_path / "shelf")):
+        with pytest.raises(CheckpointError, match="leads out of"):
+            FileShelf.reopen(inside, record | {"file": name})
+
+
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path):
     with pytest.raises(OutputError, match="is not there"):
         FileShelf.create(tmp_path / "nowhere" / "shelf")

@@ -56,7 +56,8 @@ def test_verify_reads_everything(out):
 
 def test_an_unfinished_folder_counts_what_is_done(tmp_path):
     with Journal.open(tmp_path / JOURNAL, {}) as journal:
-        journal.append([{"item": "a", "facts": None}, {"item": "b", "facts": None}, {"files": {}, "stale": []}])
+        where = {"file": "model.safetensors", "bytes": 8, "sha256": "", "facts": None}
+        journal.append([{"item": "a", **where}, {"item": "b", **where}, {"files": {}, "stale": []}])
     assert is_checkpoint(tmp_path)
     with pytest.raises(UnfinishedError, match=r"\(2 tensors are done\): run the same command again"):
         Checkpoint(tmp_path)

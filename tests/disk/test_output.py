@@ -14,8 +14,8 @@ from tiny_models import tiny_model
 import woqfx
 from woqfx.disk.checkpoint import Checkpoint
 from woqfx.disk.journal import Journal
-from woqfx.disk.output import JOURNAL, WORK, claim, finished
-from woqfx.errors import OutputError, SourceError, UnfinishedError, WeightError
+from woqfx.disk.output import JOURNAL, WORK, claim, finished, items_of
+from woqfx.errors import CheckpointError, OutputError, SourceError, UnfinishedError, WeightError
 
 
 @pytest.fixture(scope="module")
@@ -353,3 +353,48 @@ def test_a_save_that_failed_starts_again(tmp_path, monkeypatch):
     woqfx.save(woqfx.load(tmp_path / "out"), tmp_path / "out", overwrite=True)  # over what it was loaded from
     woqfx.save(model, tmp_path / "fresh")
     assert digests(tmp_path / "out") == digests(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("name", ["../precious", "/{}/precious", "woqfx-unfinished/../../precious", "..", ""])
+@pytest.mark.parametrize("how", ["stale", "files"])
+def test_a_journal_from_elsewhere_leads_to_no_other_place(source, tmp_path, how, name):
+    """It would have files removed, or replaced, that lie outside of the folder."""
+    out, precious = tmp_path / "out", tmp_path / "precious"
+    (out / WORK).mkdir(parents=True)
+    precious.write_text("mine")
+    (out / WORK / "woqfx.json").write_text("{}")
+    name = name.format(tmp_path)
+    forged = {"files": {}, "stale": [], "marker": "woqfx.json"} | ({"stale": [name]} if how == "stale" else {})
+    if how == "files":
+        forged["files"] = {name: len("mine")}
+    with Journal.open(out / JOURNAL, {"x": 1}) as journal:
+        journal.append([forged])
+    with pytest.raises(OutputError, match="was asked for differently"):
+        write(source, out)
+    write(source, out, overwrite=True)
+    assert precious.read_text() == "mine"
+    assert digests(out) == digests(write(source, tmp_path / "fresh"))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"files": 5, "stale": [], "marker": "woqfx.json"},
+        {"files": {}, "stale": [5], "marker": "woqfx.json"},
+        {"files": {"a": "b"}, "stale": [], "marker": "woqfx.json"},
+        {"files": {}, "stale": [], "marker": "../woqfx.json"},
+        {"files": {}},
+    ],
+    ids=str,
+)
+def test_a_last_record_that_no_run_has_written(record):
+    with pytest.raises(CheckpointError, match="does not list plain names of files"):
+        finished([record])
+
+
+@pytest.mark.parametrize("change", [{"item": 5}, {"file": "../x"}, {"bytes": "many"}, {"sha256": None}], ids=str)
+def test_a_record_of_a_tensor_that_no_run_has_written(change):
+    record = {"item": "a.weight", "file": "model.safetensors", "bytes": 8, "sha256": "", "facts": {}}
+    assert items_of([record]) == [record]
+    with pytest.raises(CheckpointError, match="does not say of a tensor where it is"):
+        items_of([record | change])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import gguf
@@ -16,6 +19,7 @@ from tiny_gguf import ARCHITECTURES, write
 from tiny_models import processor_seconds
 from transformers import AutoModelForCausalLM
 
+from woqfx.disk import prefetch
 from woqfx.errors import SourceError
 from woqfx.skeleton import build_skeleton
 from woqfx.source import GGUFSource, ModuleSource, open_source
@@ -175,10 +179,10 @@ class TestDamage:
     def test_hostile_headers(self, header: bytes, tmp_path: Path) -> None:
         path = tmp_path / "bad.gguf"
         path.write_bytes(header)
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(SourceError, match=r"bad\.gguf"):
             GGUFFile(path)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
 
     def test_no_file(self, tmp_path: Path) -> None:
         with pytest.raises(SourceError, match="is not a file"):
@@ -195,3 +199,21 @@ def test_the_header_agrees_with_the_gguf_package(smollm2: Path) -> None:
         expected = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         assert np.array_equal(file.read(tensor.name).numpy(), expected)
     file.close()
+
+
+def test_what_lies_behind_the_tensors_that_were_read_is_fetched_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, fetched = write(tmp_path / "tiny.gguf", "llama"), list[int]()
+    monkeypatch.setattr(prefetch, "PIECE", 4096)
+    monkeypatch.setattr(prefetch, "_NOWAIT", None)  # whatever the page cache has
+    monkeypatch.setattr(os, "sendfile", lambda _, __, start, ___: fetched.append(start))
+    with closing(GGUFFile(path)) as file:
+        first, second, *_ = file.tensors
+        file.read(first)
+        assert fetched == []
+        file.read(second)
+        for thread in threading.enumerate():
+            if thread.name == "woqfx-prefetch":
+                thread.join()
+    assert fetched == list(range(fetched[0], path.stat().st_size, 4096))

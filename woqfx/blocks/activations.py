@@ -18,6 +18,7 @@ from torch import Tensor
 from woqfx.disk import durable
 from woqfx.disk.tensorfile import raw_bytes
 from woqfx.errors import CheckpointError
+from woqfx.source.files import is_plain_name
 
 #: Bytes of activations that are kept in memory.
 IN_MEMORY = 1 << 30
@@ -101,6 +102,8 @@ class FileShelf(Shelf):
     @classmethod
     def reopen(cls, folder: Path, record: Mapping[str, Any]) -> FileShelf:
         """What an earlier run left. Raises `CheckpointError` if it is not as `record`, from `commit`, says."""
+        if not is_plain_name(record["file"]):
+            raise CheckpointError(f"the journal of an unfinished run leads out of {folder}; {_AFRESH}")
         path = folder / record["file"]
         try:
             shelf = cls(io.FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "r"), path)

@@ -22,7 +22,7 @@ from woqfx.disk.journal import Contents, Journal
 from woqfx.disk.manifest import MANIFEST, MAX_MANIFEST, Manifest
 from woqfx.disk.receipt import RECEIPT, files_listed
 from woqfx.errors import CheckpointError, OutputError, WoqfxError
-from woqfx.source.files import ModelFolder
+from woqfx.source.files import ModelFolder, is_plain_name
 
 WORK = "woqfx-unfinished"
 JOURNAL = "woqfx-unfinished.jsonl"
@@ -36,6 +36,20 @@ class Finished:
     files: Mapping[str, int]
     stale: Sequence[str]
     marker: str
+
+    @classmethod
+    def parse(cls, record: Mapping[str, Any]) -> Finished:
+        """Read what `to_json` gave. The folder may be someone else's: names lead nowhere else. `CheckpointError`."""
+        files, stale, marker = (record.get(key) for key in ("files", "stale", "marker"))
+        if (
+            not isinstance(files, dict)
+            or not isinstance(stale, list)
+            or not all(is_plain_name(name) for name in (*files, *stale))
+            or not all(type(nbytes) is int for nbytes in files.values())
+            or marker not in MARKERS
+        ):
+            raise _forged("does not list plain names of files")
+        return cls(files, stale, marker)
 
     def check(self, out: Path) -> None:
         """Check that every file is there, up or not. Raises `CheckpointError`."""
@@ -52,15 +66,27 @@ class Finished:
         return {"files": dict(self.files), "stale": list(self.stale), "marker": self.marker}
 
 
+def _forged(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{JOURNAL} {what}: no run has written it so; start afresh with overwrite=True (--overwrite), or choose "
+        "another folder"
+    )
+
+
 def finished(records: Sequence[Mapping[str, Any]]) -> Finished | None:
-    """The record that says that every file is safe, if the run came so far."""
+    """The record that says that every file is safe, if there is one. Raises `CheckpointError` for a forged one."""
     last = next((record for record in records if "files" in record), None)
-    return None if last is None else Finished(last["files"], last["stale"], last["marker"])
+    return None if last is None else Finished.parse(last)
 
 
 def items_of(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The records of items that were written."""
-    return [record for record in records if "item" in record]
+    """The records of items that were written. Raises `CheckpointError` for one that no run writes."""
+    items = [record for record in records if "item" in record]
+    for record in items:
+        item, file, nbytes, digest = (record.get(key) for key in ("item", "file", "bytes", "sha256"))
+        if not (isinstance(item, str) and is_plain_name(file) and type(nbytes) is int and isinstance(digest, str)):
+            raise _forged("does not say of a tensor where it is")
+    return items
 
 
 def claim(

@@ -1,8 +1,8 @@
 """Fetching what a file holds next while what it held before is used.
 
 Linux fetches ahead of one reader by itself, in large requests, but not of several threads that share a file. Told by
-`posix_fadvise`, it fetches in small ones. A thread that sends the bytes nowhere has it fetch in large ones, at an
-eighth of the advice's processor time: the bytes are not copied, and stay in the page cache.
+`posix_fadvise`, it fetches in small ones. A thread that sends the bytes nowhere has it fetch in large ones, at a
+fraction of the advice's processor time: the bytes are not copied, and stay in the page cache.
 """
 
 from __future__ import annotations

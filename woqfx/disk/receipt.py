@@ -14,7 +14,7 @@ from typing import Any
 import woqfx
 from woqfx.disk.manifest import FileFacts, as_json
 from woqfx.errors import CheckpointError
-from woqfx.source.files import parse_object
+from woqfx.source.files import is_plain_name, parse_object
 
 RECEIPT = "woqfx-export.json"
 _VERSION = 1
@@ -52,6 +52,6 @@ class Receipt:
 def files_listed(data: bytes, path: Path) -> set[str]:
     """The names of the files that a receipt lists, which may be hostile: plain ones only. Raises `WoqfxError`."""
     listed = parse_object(data, path).get("files")
-    if not isinstance(listed, dict) or any("/" in name or "\\" in name or name in ("", ".", "..") for name in listed):
+    if not isinstance(listed, dict) or not all(map(is_plain_name, listed)):
         raise CheckpointError(f"{path} does not list plain names of files: remove it, or choose another folder")
     return set(listed)

@@ -31,7 +31,7 @@ _PROBE_CALL = {
 class Renders(Protocol):
     """What `TextGenerator.render` does."""
 
-    def __call__(self, messages: Sequence[Message], *, answer: bool = True, **template: Any) -> str:  # noqa: D102
+    def __call__(self, messages: Sequence[Message], /, *, answer: bool = True, **template: Any) -> str:  # noqa: D102
         ...
 
 

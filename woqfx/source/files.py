@@ -35,7 +35,7 @@ class ModelFolder:
 
         Raises `SourceError` if `name` is not a plain file name or the file lies outside.
         """
-        if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
+        if not is_plain_name(name):
             raise SourceError(f"{self.path} refers to a file by the name {name!r}; only plain names are followed")
         path = self.path / name
         try:
@@ -73,6 +73,11 @@ class ModelFolder:
         """The JSON object in a file of this folder, None if there is no such file."""
         data = self.read(name, limit)
         return None if data is None else parse_object(data, self.path / name)
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether it names a file in a folder, whatever folder that is, and nothing outside."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not any(one in name for one in "/\\\0")
 
 
 def parse_object(data: bytes, path: Path) -> dict[str, Any]:

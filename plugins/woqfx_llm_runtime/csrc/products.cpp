@@ -10,30 +10,30 @@ namespace {
 // Up to so many rows each thread prepares all of them for itself: cheaper than to wait for the other's half.
 constexpr std::size_t kFew = 4;
 
-// A product's tiles, cut into as many stretches as there are threads, and those into items: several, so that there is little
-// to wait for in the end. An item is whole units, of which each begins where a run of `grain` columns does.
+// A product's tiles, cut into as many stretches as there are threads, and those into items: half of a stretch, half of what
+// is left, and so on, so that there is little to wait for in the end. Few, because taking one is an atomic operation, which
+// holds up the reading of weights until the results before it have been stored. An item is whole units, of which each begins
+// where a run of `grain` columns does.
 class Cut {
 public:
     Cut(std::size_t tiles, std::size_t grain, int threads)
         : unit_(std::lcm(grain, kTile) / kTile),
+          pair_(std::lcm(unit_, kAtOnce) / unit_),
           units_(divide_up(tiles, unit_)),
-          threads_(static_cast<std::size_t>(threads)) {
-        const std::size_t most = divide_up(units_, threads_), pair = std::lcm(unit_, kAtOnce) / unit_;
-        step_ = divide_up(divide_up(most, kMostItems), pair) * pair;
-        items_ = divide_up(most, step_);
-    }
-    std::size_t items() const { return items_ * threads_; }
-    // The item's tiles: [begin, end), where `end` may lie beyond the last.
+          threads_(static_cast<std::size_t>(threads)) {}
+    std::size_t items() const { return kItems * threads_; }
+    // The item's tiles: [begin, end), where `end` may lie beyond the last, and none if they are too few for so many items.
     std::pair<std::size_t, std::size_t> of(std::size_t item) const {
-        const std::size_t thread = item / items_, last = units_ * (thread + 1) / threads_;
-        const std::size_t first = units_ * thread / threads_ + item % items_ * step_;
-        return {std::min(first, last) * unit_, std::min(first + step_, last) * unit_};
+        const std::size_t thread = item / kItems, number = item % kItems;
+        const std::size_t first = units_ * thread / threads_, count = units_ * (thread + 1) / threads_ - first;
+        const auto at = [&](std::size_t i) { return i < kItems ? (count - (count >> i)) / pair_ * pair_ : count; };
+        return {(first + at(number)) * unit_, (first + at(number + 1)) * unit_};
     }
 
 private:
     static constexpr std::size_t kAtOnce = 2;  // tiles that kernels take
-    static constexpr std::size_t kMostItems = 12;
-    std::size_t unit_, units_, threads_, step_ = 0, items_ = 0;
+    static constexpr std::size_t kItems = 4;
+    std::size_t unit_, pair_, units_, threads_;
 };
 
 void multiply(const Product& p, const Activations& activations, const float* x, std::size_t inputs, std::size_t begin,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 
 import pytest
 import torch
@@ -92,12 +94,29 @@ def test_slots_are_given_back(pair):
         ({"input_ids": TOKENS, "past_key_values": DynamicCache()}, "past_key_values is a DynamicCache"),
         ({"input_ids": TOKENS, "attention_mask": torch.ones(2, 2)}, r"attention_mask has shape \[2, 2\]"),
         ({"input_ids": TOKENS, "attention_mask": torch.ones(2, 1, 5, 5)}, "attention_mask has shape"),
+        ({"input_ids": TOKENS + 0.5}, "input_ids are torch.float32"),
+        ({"input_ids": TOKENS + 1000}, "is not in the vocabulary of 128"),
     ],
-    ids=["embeddings", "hidden states", "labels", "nothing", "positions", "another cache", "short mask", "4-D mask"],
+    ids=[
+        *("embeddings", "hidden states", "labels", "nothing", "positions", "another cache", "short mask", "4-D mask"),
+        *("fractions", "another vocabulary"),
+    ],
 )
 def test_what_it_cannot_do_is_an_error(pair, inputs, message):
     with pytest.raises(RequestError, match=message):
         pair.runtime(**inputs)
+
+
+def test_padding_may_be_any_number(pair):
+    ids, mask = TOKENS.clone(), torch.ones_like(TOKENS)
+    ids[0, 0], mask[0, 0] = -100, 0
+    assert logits(pair.runtime, input_ids=ids, attention_mask=mask).shape == (2, 5, 128)
+
+
+@pytest.mark.parametrize("take", [copy.deepcopy, copy.copy, pickle.dumps], ids=["deep copy", "copy", "pickle"])
+def test_it_is_no_thing_to_copy(pair, take):
+    with pytest.raises(RequestError, match="load the checkpoint again, or share this one"):
+        take(pair.runtime)
 
 
 def test_positions_that_agree_are_taken(pair):

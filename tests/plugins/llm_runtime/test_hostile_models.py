@@ -71,10 +71,10 @@ def good_t5(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CHANGES_OF_T5)
 def test_numbers_of_a_config_with_an_encoder(good_t5, tmp_path, name):
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(woqfx.WoqfxError):
         woqfx.load(forged(good_t5, tmp_path / "bad", "config.json", CHANGES_OF_T5[name]), backend="llm_runtime")
-    assert time.monotonic() - start < 30
+    assert time.process_time() - start < 30
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +97,10 @@ def forged(good, folder, file, changes):
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_numbers_of_the_config(good, tmp_path, name):
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(woqfx.WoqfxError):
         woqfx.load(forged(good, tmp_path / "bad", "config.json", CHANGES[name]), backend="llm_runtime")
-    assert time.monotonic() - start < 30
+    assert time.process_time() - start < 30
 
 
 def test_a_large_context_takes_no_memory_until_it_is_used(good, tmp_path):
