@@ -5,8 +5,11 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import pytest
+
 from woqfx import CalibrationRequest, Rule, Scheme
 from woqfx.cli.resuming import command_of
+from woqfx.errors import CheckpointError
 from woqfx.inspection import UnfinishedRun
 from woqfx.request import Request
 
@@ -37,3 +40,13 @@ def test_converting():
     assert words({"format": "gguf", "requantize": True}) == [
         *("woqfx", "convert", "a model", "--to", "gguf", "--requantize", "--out", "my out")
     ]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"scheme": 6}, {"options": ["a"]}, {"rules": "keep"}, {"calibration": 1}, {"tuning": 2}],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_a_forged_request_is_refused_with_a_remedy(asked):
+    with pytest.raises(CheckpointError, match=rf"says of {next(iter(asked))} .*--overwrite"):
+        words(asked)

@@ -6,12 +6,18 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from woqfx.disk.output import JOURNAL
+from woqfx.errors import CheckpointError
+
 if TYPE_CHECKING:
     from woqfx.inspection import UnfinishedRun
 
 
 def command_of(run: UnfinishedRun) -> str:
-    """As it may be given again. Of calibration data in a file, the journal knows no more than the file's name."""
+    """As it may be given again. Of calibration data in a file, the journal knows no more than the file's name.
+
+    Raises `CheckpointError` for a journal that no run writes.
+    """
     request = run.request
     if "format" in request:
         words = ["convert", run.source, *_converting(request)]
@@ -29,15 +35,15 @@ def _converting(request: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _tuning(request: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("--original", request["original"])
-    for key, value in request["tuning"].items():
+    yield from ("--original", str(request.get("original")))
+    for key, value in _part(request, "tuning").items():
         yield from (f"--{key}", str(value))
     yield from _calibrating(request)
 
 
 def _quantizing(request: Mapping[str, Any]) -> Iterator[str]:
-    scheme = request.get("scheme", {})
-    yield from ("--algorithm", request.get("algorithm", "rtn"))
+    scheme = _part(request, "scheme")
+    yield from ("--algorithm", str(request.get("algorithm", "rtn")))
     for key in ("dtype", "group_size", "scale_dtype", "compute_dtype"):
         yield from (f"--{key.replace('_', '-')}", str(scheme.get(key)))
     if not scheme.get("symmetric", True):
@@ -46,13 +52,13 @@ def _quantizing(request: Mapping[str, Any]) -> Iterator[str]:
         yield "--double-quant"
     if threshold := scheme.get("outlier_threshold"):
         yield from ("--outlier-threshold", str(threshold))
-    for key, value in request.get("options", {}).items():
+    for key, value in _part(request, "options").items():
         yield from _option(key, value)
-    for rule in request.get("rules", ()):
-        yield from ("--rule", rule)
+    for rule in _part(request, "rules", list):
+        yield from ("--rule", str(rule))
     yield from _calibrating(request)
     if "propagate" in request:
-        yield from ("--propagate", request["propagate"])
+        yield from ("--propagate", str(request["propagate"]))
 
 
 def _option(key: str, value: Any) -> Iterator[str]:
@@ -66,7 +72,7 @@ def _option(key: str, value: Any) -> Iterator[str]:
 
 
 def _calibrating(request: Mapping[str, Any]) -> Iterator[str]:
-    asked = request.get("calibration", {})
+    asked = _part(request, "calibration")
     flags = {
         "data": "calibration",
         "samples": "samples",
@@ -78,3 +84,14 @@ def _calibrating(request: Mapping[str, Any]) -> Iterator[str]:
     for key, flag in flags.items():
         if key in asked:
             yield from (f"--{flag}", str(asked[key]))
+
+
+def _part(request: Mapping[str, Any], key: str, kind: type = dict) -> Any:
+    """What a request says under `key`, empty if nothing."""
+    value = request.get(key, kind())
+    if not isinstance(value, kind):
+        raise CheckpointError(
+            f"{JOURNAL} says of {key} {value!r}: no run has written it so; start afresh with --overwrite, or choose "
+            "another folder"
+        )
+    return value
