@@ -32,12 +32,17 @@ std::string find_runtime() {
     return found;
 }
 
-Team find_team() {
+// What it exports under this name; null where there is no runtime.
+void* find(const char* name) {
     const std::string path = find_runtime();
     void* library = path.empty() ? nullptr : dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
-    if (!library) return nullptr;
-    pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
-    return reinterpret_cast<Team>(dlsym(library, "GOMP_parallel"));
+    return library ? dlsym(library, name) : nullptr;
+}
+
+Team find_team() {
+    const auto team = reinterpret_cast<Team>(find("GOMP_parallel"));
+    if (team) pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
+    return team;
 }
 
 }  // namespace
@@ -47,11 +52,17 @@ Team openmp_team() {
     return forked.load(std::memory_order_relaxed) ? nullptr : team;
 }
 
+int openmp_processors() {
+    const auto count = reinterpret_cast<int (*)()>(find("omp_get_num_procs"));
+    return count ? count() : 0;
+}
+
 }  // namespace woqfx
 #else
 namespace woqfx {
 
 Team openmp_team() { return nullptr; }
+int openmp_processors() { return 0; }
 
 }  // namespace woqfx
 #endif

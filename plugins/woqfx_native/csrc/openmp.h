@@ -15,4 +15,8 @@ using Team = void (*)(void (*work)(void*), void* data, unsigned threads, unsigne
 // Null where there is none, and in a child of fork(), which has none of the team's threads.
 Team openmp_team();
 
+// How many CPUs it found when it was loaded; 0 where there is none. With OMP_PROC_BIND it then bound the thread that loaded it
+// to one of them, which is all that the system says of that thread from there on.
+int openmp_processors();
+
 }  // namespace woqfx

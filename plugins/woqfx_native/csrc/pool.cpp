@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <charconv>
 #include <cstdint>
@@ -149,7 +150,7 @@ int count_threads() {
     }
 #if defined(__linux__)
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(CPU_COUNT(&set), openmp_processors());
 #endif
     const unsigned cpus = std::thread::hardware_concurrency();
     return cpus ? static_cast<int>(cpus) : 1;

@@ -187,6 +187,16 @@ def test_the_environment_sizes_the_pool_whatever_torch_is_told(count):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bound", ["false", "true"])
+def test_a_thread_that_openmp_has_bound_to_one_cpu_may_use_all(bound):
+    code = "import torch; from woqfx_native import _core; print(_core.max_threads())"
+    env = {name: value for name, value in os.environ.items() if name not in ("WOQFX_NUM_THREADS", "OMP_NUM_THREADS")}
+    env["OMP_PROC_BIND"] = bound
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.slow
 def test_a_number_of_threads_that_is_none_is_an_error():
     code = "import torch, woqfx; woqfx.quantize(torch.nn.Sequential(torch.nn.Linear(64, 8)), progress='none')"
     env = {**os.environ, "WOQFX_NUM_THREADS": "many"}
