@@ -50,3 +50,14 @@ def test_without_fastapi_the_extra_is_named(run, checkpoint, monkeypatch):
     result = run("serve", checkpoint)
     assert result.exit_code == 1
     assert "pip install 'woqfx[serve]'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "local"), [((), True), (("--no-api-key",), False), (("--api-key", "secret"), False)], ids=str
+)
+def test_without_a_key_it_is_for_this_machine(run, checkpoint, monkeypatch, arguments, local):
+    made = []
+    monkeypatch.setattr("woqfx.serve.create_app", lambda *_, **options: made.append(options["local"]))
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: None)
+    assert run("serve", checkpoint, *arguments, env={"WOQFX_API_KEY": ""}).exit_code == 0
+    assert made == [local]

@@ -140,6 +140,24 @@ def test_the_key(generator, serve):
         assert httpx.get(f"{address}/health").status_code == 200
 
 
+def test_a_local_server_is_for_its_own_names(generator, serve):
+    with serve(generator, local=True) as address:
+        port = address.rpartition(":")[2]
+        for host in (f"127.0.0.1:{port}", f"localhost:{port}", "LOCALHOST", f"[::1]:{port}", "127.0.0.2"):
+            assert httpx.get(f"{address}/v1/models", headers={"Host": host}).status_code == 200, host
+        for host in (
+            f"rebound.example:{port}",
+            "localhost.example",
+            "10.0.0.1",
+            "0.0.0.0",
+            "127.0.0.1.example",
+            "[::1",
+        ):
+            error = refused(address, "completions", COMPLETION, 403, headers={"Host": host})
+            assert error["type"] == "permission_error" and "--api-key" in error["message"], host
+        assert httpx.get(f"{address}/health", headers={"Host": "rebound.example"}).status_code == 200
+
+
 def test_bodies_prompts_and_answers_are_bounded(generator, serve):
     with serve(generator, limits=Limits(body=2000, prompt_tokens=8, new_tokens=5, choices=2)) as address:
         assert "2000 bytes" in refused(address, "completions", {"prompt": "x" * 3000}, 413)["message"]

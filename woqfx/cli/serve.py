@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 
 import click
@@ -35,7 +34,7 @@ Examples:
     metavar="KEY",
     help="What clients must send. The variable is better: other users of this machine see options.",
 )
-@click.option("--no-api-key", is_flag=True, help="Let everyone in who reaches ADDRESS, even from elsewhere.")
+@click.option("--no-api-key", is_flag=True, help="Let everyone in who reaches ADDRESS, by whatever name.")
 @click.option(
     "--batch", default=8, show_default=True, type=click.IntRange(min=1), metavar="N", help="Answers at a time."
 )
@@ -78,26 +77,20 @@ def command(
     There are /v1/completions, /v1/chat/completions, /v1/models and /health. Requests that come together run together.
     It listens to this machine alone unless --host says otherwise, and then wants an API key.
     """
-    if not api_key and not no_api_key and not _is_loopback(host):
-        raise click.UsageError(f"--host {host} lets others in: set WOQFX_API_KEY, or say --no-api-key")
     try:
         import uvicorn
 
         from woqfx.serve import Limits, create_app
+        from woqfx.serve.local import is_local
     except ImportError as error:
         raise WoqfxError(f"the server needs FastAPI and uvicorn ({error}): pip install 'woqfx[serve]'") from error
+    local = not api_key and not no_api_key
+    if local and not is_local(host):
+        raise click.UsageError(f"--host {host} lets others in: set WOQFX_API_KEY, or say --no-api-key")
     from woqfx.cli.models import load_generator
 
     generator = load_generator(folder, backend, batch_size=batch)
     limits = Limits(requests=max_requests, body=max_body, prompt_tokens=max_prompt, new_tokens=max_new)
-    app = create_app(generator, name=name or Path(folder).resolve().name, limits=limits, api_key=api_key or None)
+    called = name or Path(folder).resolve().name
+    app = create_app(generator, name=called, limits=limits, api_key=api_key or None, local=local)
     uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=5, server_header=False)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -9,15 +9,29 @@ from dataclasses import dataclass
 from woqfx.generating import Prompt
 from woqfx.serve.failures import RefusedError
 from woqfx.serve.limits import Limits
+from woqfx.serve.local import names_this_machine
 
 
 @dataclass(frozen=True)
 class Admission:
-    """`name` is what clients call the model; `key` what they must send, None for nothing."""
+    """`name` is what clients call the model; `key` what they must send, None for nothing.
+
+    `local` is for a server that this machine alone can reach, and refuses pages of the web that come by a browser.
+    """
 
     name: str
     limits: Limits
     key: str | None = None
+    local: bool = False
+
+    def check_host(self, header: str | None) -> None:
+        """Raises `RefusedError` (403) for a local server that `header`, of Host, calls by another name."""
+        if self.local and header is not None and not names_this_machine(header):
+            raise RefusedError(
+                403,
+                f"this server is for its own machine, and the request was for {header[:100]!r}: ask for 127.0.0.1, or "
+                "start it with --api-key, or with --no-api-key to let everyone in",
+            )
 
     def authorize(self, header: str | None) -> None:
         """Raises `RefusedError` (401) unless `header`, of Authorization, holds the key."""

@@ -33,12 +33,21 @@ _UNFORESEEN = RefusedError(500, "the server failed at this request: its log says
 
 
 def create_app(
-    generator: TextGenerator, *, name: str, limits: Limits | None = None, api_key: str | None = None
+    generator: TextGenerator,
+    *,
+    name: str,
+    limits: Limits | None = None,
+    api_key: str | None = None,
+    local: bool = False,
 ) -> FastAPI:
-    """An application that serves one model under the name `name`, to clients that send `api_key` if there is one."""
+    """An application that serves one model under the name `name`, to clients that send `api_key` if there is one.
+
+    `local` says that it listens to this machine alone: then requests for a host of another name, which a page of the
+    web may have a browser send, are refused.
+    """
     limits = limits or Limits()
     runner = Runner(generator, limits.requests)
-    admission = Admission(name, limits, api_key)
+    admission = Admission(name, limits, api_key, local)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +78,10 @@ def _health() -> APIRouter:
 
 
 def _router(runner: Runner, admission: Admission) -> APIRouter:
-    def authorized(authorization: Annotated[str | None, Header()] = None) -> None:
+    def authorized(
+        authorization: Annotated[str | None, Header()] = None, host: Annotated[str | None, Header()] = None
+    ) -> None:
+        admission.check_host(host)
         admission.authorize(authorization)
 
     router = APIRouter(prefix="/v1", dependencies=[Depends(authorized)])
