@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from woqfx.disk.output import JOURNAL
 from woqfx.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def _part(request: Mapping[str, Any], key: str, kind: type = dict) -> Any:
     value = request.get(key, kind())
     if not isinstance(value, kind):
         raise CheckpointError(
-            f"{JOURNAL} says of {key} {value!r}: no run has written it so; start afresh with --overwrite, or choose "
-            "another folder"
+            f"the run's journal says of {key} {value!r}: no run has written it so; start afresh with --overwrite, or "
+            "choose another folder"
         )
     return value

@@ -102,9 +102,13 @@ def _loader(reading: Reading, name: str, value: Any) -> None:
         ask_for_data(reading, name, value, most=reading["calib_iters"])
 
 
+_ITERS = 100
+
+
 def _iters(reading: Reading, name: str, value: Any) -> None:
-    looks = reading.arguments.get("algorithm", "rtn") != "rtn"  # else the default would be a choice without effect
-    if looks and reading["calib_dataloader"] is None and "samples" not in reading.arguments:
+    if value == _ITERS and reading.arguments.get("algorithm", "rtn") == "rtn":
+        return  # a default is not to look like somebody's choice of data, of which round to nearest reads none
+    if reading["calib_dataloader"] is None and "samples" not in reading.arguments:
         reading.ask(samples=value)
 
 
@@ -162,7 +166,7 @@ _DATA = (
         refused("woqfx runs the model itself; give the data, as a data set or calib_dataloader"),
         "refused: woqfx runs the model itself",
     ),
-    Parameter("calib_iters", 100, _iters, "`samples`: as many sequences; of a calib_dataloader, as many batches"),
+    Parameter("calib_iters", _ITERS, _iters, "`samples`: as many sequences; of a calib_dataloader, as many batches"),
 )
 
 _RUNNING = (
