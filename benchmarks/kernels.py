@@ -17,24 +17,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cache import default_cache
 from benchmarks.kernel_report import markdown
-from benchmarks.machine import telling_features
+from benchmarks.machine import THREADS, whence
 from benchmarks.neighbours import Neighbours
 from benchmarks.peers.kernel_peers import INSTALLS, OWN, Peer, python_of
 from benchmarks.peers.kernels_woqfx import BACKEND, KNOWN, STRANGER
 from benchmarks.publish import name_argument, publish
 from woqfx import Roofline, registry
 from woqfx.bench import Figure, take_turns
-from woqfx.cpu import this_cpu
 from woqfx.roofline import last_level_cache
 
-THREADS = 2
 #: A product further from the exact one than 4 bits explain is none.
 _FARTHEST = 0.25
 
@@ -172,10 +169,7 @@ def main() -> None:
         for peer in peers:
             peer.close()
     result = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "processor": this_cpu().model,
-        "features": telling_features(),
-        "threads": THREADS,
+        **whence(),
         "others": round(findings.others, 3),
         "installs": INSTALLS,
         "figures": findings.figures,

@@ -16,18 +16,16 @@ import itertools
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cache import default_cache
-from benchmarks.machine import THREADS, telling_features
+from benchmarks.machine import THREADS, whence
 from benchmarks.neighbours import Neighbours
 from benchmarks.peers import llama_cpp_setup
 from benchmarks.peers.asked import Asked
 from benchmarks.publish import name_argument, publish
 from benchmarks.runtime_field import Contender, contenders, python_of
-from woqfx.cpu import this_cpu
 
 NEW, ROWS, APART = 16, 8, 64
 #: The lengths of each model; the large one has a context of 2048.
@@ -71,10 +69,7 @@ def measure(chosen: Sequence[Contender], cache: Path, rounds: int) -> dict[str, 
             for length, found in figure["lengths"].items()
         }
     return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "processor": this_cpu().model,
-        "features": telling_features(),
-        "threads": THREADS,
+        **whence(),
         "rounds": rounds,
         "others": round(others, 3),
         "llama_cpp": llama_cpp_setup.VERSION,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import torch
 
@@ -50,6 +51,13 @@ class Machine:
             "fp32": f"{self.fp32_peak / 1e9:.0f} GFLOP/s",
             "bf16": bf16,
         }
+
+
+def whence() -> dict[str, str | int]:
+    """What a result says of when and on what it was measured."""
+    cpu = this_cpu()
+    today = datetime.now(UTC).date().isoformat()
+    return {"date": today, "processor": cpu.model, "features": telling_features(), "threads": THREADS}
 
 
 def telling_features() -> str:

@@ -19,7 +19,6 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from gguf import GGUFReader
 
 from benchmarks import backed_memory
 from benchmarks.cache import default_cache
-from benchmarks.machine import telling_features
+from benchmarks.machine import THREADS, whence
 from benchmarks.neighbours import Neighbours
 from benchmarks.peers import llama_cpp_setup
 from benchmarks.peers.asked import Asked
@@ -35,9 +34,7 @@ from benchmarks.publish import name_argument, publish
 from benchmarks.runtime_field import Contender, contenders, python_of
 from benchmarks.runtime_report import markdown
 from woqfx import registry
-from woqfx.cpu import this_cpu
 
-THREADS = 2
 PROMPT, AFTER, NEW, ROWS, LOADS = 512, 64, 32, 8, 3
 #: How often everyone generates in a round.
 TURNS = 3
@@ -82,10 +79,7 @@ def measure(field: Sequence[Contender], cache: Path, rounds: int) -> dict[str, A
             figure[what] = statistics.median(counted) if counted else None
     bandwidths: list[float] = [limit for figure in figures.values() for limit in figure["rounds"]["bandwidth"]]
     return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "processor": this_cpu().model,
-        "features": telling_features(),
-        "threads": THREADS,
+        **whence(),
         "rounds": rounds,
         "turns": TURNS,
         "read_bandwidth": statistics.median(bandwidths),

@@ -17,7 +17,6 @@ import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,11 @@ import torch
 
 import woqfx
 from benchmarks.cache import default_cache
-from benchmarks.machine import THREADS, telling_features
+from benchmarks.machine import THREADS, whence
 from benchmarks.neighbours import Neighbours
 from benchmarks.peers.runtime_worker import tokens_of
 from benchmarks.publish import name_argument, publish
 from benchmarks.runtime_field import contenders
-from woqfx.cpu import this_cpu
 
 PROMPT, NEW = 16, 32
 ROWS = (1, 8)
@@ -86,10 +84,7 @@ def measure(model: Any, rounds: int) -> dict[str, Any]:
             way(model, rows, settings)
             taken[name][str(rows)][kind].append(rows * NEW / (time.perf_counter() - start))
     return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "processor": this_cpu().model,
-        "features": telling_features(),
-        "threads": THREADS,
+        **whence(),
         "rounds": rounds,
         "others": round(neighbours.used(), 3),
         "figures": taken,
